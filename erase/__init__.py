@@ -1,0 +1,32 @@
+"""Erase a named class from a class-conditional diffusion transformer, and prove it.
+
+``erase.run("digits", "three")`` returns a result with ``.model``, ``.scores`` and ``.run_dir``.
+"""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+__all__ = ["evaluate", "load", "run"]
+
+_HOME = Path(__file__).parent.parent
+_PUBLIC = {"run": "erase.api", "evaluate": "erase.api", "load": "pipelines.model"}
+
+
+def _check_siblings() -> None:
+    """Refuse a working directory whose own ``pipelines`` or ``eval`` hides ours from Python."""
+    for name in ("pipelines", "eval"):
+        spec = importlib.util.find_spec(name)
+        place = None if spec is None or spec.origin is None else Path(spec.origin)
+        if place is None or place.parent != _HOME / name:
+            found = "nothing" if spec is None else place or next(iter(spec.submodule_search_locations or []), "?")
+            raise ImportError(f"{found} shadows the package {_HOME / name} of dit-erase: rename it or start elsewhere")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions when they are first used; ``import erase`` itself stays light."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'erase' has no attribute {name!r}")
+    _check_siblings()
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

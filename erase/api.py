@@ -1,0 +1,207 @@
+"""What a notebook calls: ``erase.run`` and ``erase.evaluate``; the command line calls the same functions."""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.protocol import Protocol, named
+from pipelines.errors import DivergedError, InterruptedRun, UsageError
+from pipelines.model import DiT, load, load_classes, resolve_folder, save
+
+from .card import model_card
+from .checkpoint import checkpoint_step
+from .config import ErasureConfig
+from .erasure import configure, run_erasure
+from .result import Result
+from .rundir import RunDir, cache_dir
+from .scoring import early_stop_score, preview_grid, protocol_scorer, score_models, score_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that one run was asked for; checked, but nothing loaded or written yet."""
+
+    config: ErasureConfig
+    output_dir: Path
+    protocol: Protocol | None  # None: not scored
+    reference: str | None  # real images to compare with; None: the model's own held-out set
+    device: torch.device
+
+
+def request(
+    model: str,
+    classes: Sequence[str | int],
+    *,
+    method: str = "retain_posterior",
+    preset: str = "default",
+    data: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    protocol: str | Protocol | None = None,
+    reference: str | None = None,
+    device: str = "auto",
+) -> Request:
+    """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
+    config = configure(model, classes, method=method, preset=preset, data=data, options=options)
+    found = Request(
+        config=config,
+        output_dir=Path(output_dir) if output_dir else default_output(config),
+        protocol=pick_protocol(protocol, model),
+        reference=reference,
+        device=pick_device(device),
+    )
+    RunDir(found.output_dir).check(config)
+    return found
+
+
+def run(
+    model: str,
+    *classes: str | int,
+    method: str = "retain_posterior",
+    preset: str = "default",
+    data: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    protocol: str | Protocol | None = None,
+    reference: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Result:
+    """Erase classes from a model, score original and erased on identical noise, and write a run directory.
+
+    ``options`` are engine and method settings by field name, e.g. ``{"steps": 200}``. The same call resumes a run that
+    was cut short and returns a finished one. ``protocol="none"`` skips the scoring. Raises ``UsageError``,
+    ``MissingError``, ``DivergedError`` or ``InterruptedRun`` of ``pipelines.errors``.
+    """
+    asked = request(
+        model,
+        classes,
+        method=method,
+        preset=preset,
+        data=data,
+        options=options,
+        output_dir=output_dir,
+        protocol=protocol,
+        reference=reference,
+        device=device,
+    )
+    return execute(asked, command=f"erase run {shlex.join(map(str, classes))} --model {model}", progress=progress)
+
+
+def execute(asked: Request, *, command: str, progress: bool) -> Result:
+    """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
+    started = time.monotonic()
+    folder = RunDir(asked.output_dir)
+    folder.claim(asked.config)
+    erased, original = erased_model(asked, folder, progress=progress)
+    record: dict[str, Any] = {}
+    if asked.protocol is not None:
+        folder.set_status("scoring")
+        record = score_run(
+            original,
+            erased,
+            asked.config,
+            folder,
+            protocol=asked.protocol,
+            reference=asked.reference,
+            command=command,
+            progress=progress,
+        )
+    seconds = round(time.monotonic() - started, 1)
+    folder.set_status("complete", seconds=seconds)
+    return Result(
+        model=erased, original=original, scores=record, config=asked.config, run_dir=asked.output_dir, seconds=seconds
+    )
+
+
+def evaluate(
+    model: str,
+    *classes: str | int,
+    original: str = "digits",
+    protocol: str | Protocol | None = None,
+    reference: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """The result record of an erased model (folder, run directory or hub id) against the original it came from."""
+    names = load_classes(original)
+    forget_classes = tuple(names.resolve(query) for query in classes)
+    found, where = pick_protocol(protocol or None, original), pick_device(device)
+    if found is None:
+        raise UsageError("--protocol none leaves nothing to evaluate")
+    models = {"original": load(original, device=where), "erased": load(model, device=where)}
+    return score_models(
+        models,
+        forget_classes,
+        protocol=found,
+        scorer=protocol_scorer(models["original"], found),
+        reference=reference,
+        progress=progress,
+    )
+
+
+def erased_model(asked: Request, folder: RunDir, *, progress: bool) -> tuple[DiT, DiT]:
+    """The erased and the original model: from the run directory where finished, else erased now and saved there."""
+    config, device = asked.config, asked.device
+    if (folder.model_dir / "model_index.json").exists():
+        return load(folder.model_dir, device=device), load(config.model, device=device)
+    if folder.checkpoint_path.exists():
+        folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
+    else:
+        folder.metrics_path.unlink(missing_ok=True)
+
+    folder.set_status("erasing")
+    try:
+        erased = run_erasure(
+            config,
+            cache_dir=cache_dir(),
+            checkpoint_path=folder.checkpoint_path,
+            log=folder.log,
+            preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
+            scorer=lambda model: early_stop_score(model, config, asked.protocol),
+            device=device,
+            progress=progress,
+        )
+    except DivergedError as error:
+        folder.set_status("diverged", reason=str(error))
+        raise
+    except InterruptedRun:
+        folder.set_status("interrupted")
+        raise
+    erased.model.provenance = {"erased": config.as_dict(), "original": erased.original.provenance}
+    save(erased.model, folder.model_dir, card=model_card(erased.model, config))
+    folder.checkpoint_path.unlink(missing_ok=True)
+    return erased.model, erased.original
+
+
+def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:
+    """A protocol by name; by default ``small`` for a model that ships its own classifier, else ``quick``."""
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol == "none":
+        return None
+    if protocol is None:
+        protocol = "small" if (resolve_folder(model) / "classifier").is_dir() else "quick"
+    return named(protocol)
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` takes a GPU when there is one (``UsageError`` for a device that is not there)."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} is not available: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
+def default_output(config: ErasureConfig) -> Path:
+    """``runs/MODEL-CLASSES-METHOD-HASH`` in the working directory: the same request finds its own folder again."""
+    classes = "-".join(str(index) for index in config.forget_classes[:3])
+    return Path("runs") / f"{Path(config.model).name.lower()}-{classes}-{config.method}-{config.hash[:6]}"

@@ -1,0 +1,21 @@
+"""``erase demo``: the whole story on the embedded digits model, in a few minutes on two cores."""
+
+import click
+
+from . import print_json
+from .options import common_options, shown_command
+
+
+@click.command()
+@click.option("--class", "forget_class", default="three", help="digit to erase, zero to nine [default: three]")
+@click.option("--seed", type=int, default=0, help="seed of every random draw [default: 0]")
+@common_options
+def demo(forget_class: str, seed: int, output: str | None, device: str, as_json: bool) -> None:
+    """Erase "three" from the embedded digits model and show that it is gone."""
+    from erase import api
+
+    asked = api.request(
+        "digits", [forget_class], options={"seed": seed}, output_dir=output or "runs/demo", device=device
+    )
+    result = api.execute(asked, command=shown_command(), progress=True)
+    print_json(result.summary()) if as_json else click.echo(result.text())

@@ -1,0 +1,56 @@
+"""``erase sample``: images of a class from any model, as one picture."""
+
+from pathlib import Path
+
+import click
+
+from pipelines.errors import UsageError
+
+from . import print_json
+
+
+@click.command()
+@click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
+@click.option("--model", default="digits", help="embedded model, folder, run directory or hub id [default: digits]")
+@click.option("--num-images", type=click.IntRange(1), default=8, help="images of each class [default: 8]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the first image [default: 0]")
+@click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
+@click.option("--num-inference-steps", type=int, default=20, help="sampling steps [default: 20]")
+@click.option("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is off [default: 1]")
+@click.option("--output", type=click.Path(), default="samples.png", help="picture to write [default: samples.png]")
+@click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
+@click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
+def sample(
+    classes: tuple[str, ...],
+    model: str,
+    num_images: int,
+    seed: int,
+    sampler: str,
+    num_inference_steps: int,
+    guidance_scale: float,
+    output: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Draw CLASS... with seeds SEED, SEED + 1, ... and write one picture, a row for each class."""
+    from erase.api import pick_device
+    from eval.pictures import grid, save_png
+    from pipelines.generate import generate_all
+    from pipelines.model import load, load_classes
+    from pipelines.sampler import SamplerSettings
+
+    # Everything cheap first: settings, classes, output.
+    settings = SamplerSettings(sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    names = load_classes(model)
+    labels = [names.resolve(query) for query in classes]
+    if not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"--output {output} lies in a folder that does not exist")
+
+    bundle = load(model, device=pick_device(device))
+    requests = [(label, seed + number) for label in labels for number in range(num_images)]
+    images = generate_all(bundle, requests, settings, progress="sampling")
+    save_png(grid(images, columns=num_images, scale=max(1, 128 // bundle.image_size)), Path(output))
+    if as_json:
+        print_json({"output": output, "requests": requests, "settings": vars(settings)})
+    else:
+        click.echo(output)

@@ -1,0 +1,56 @@
+"""``erase eval`` and ``erase compare``: scores of any erased model, and tables of several runs."""
+
+from pathlib import Path
+
+import click
+
+from . import print_json
+
+
+@click.command(name="eval")
+@click.argument("model")
+@click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
+@click.option("--original", default="digits", help="the model before the erasure [default: digits]")
+@click.option("--protocol", default=None, help="how to score [default: by the model]")
+@click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
+@click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
+@click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
+@click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
+def score(
+    model: str,
+    classes: tuple[str, ...],
+    original: str,
+    protocol: str | None,
+    reference: str | None,
+    output: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Score MODEL, from which CLASS... was erased, against the original on identical noise."""
+    from erase.api import evaluate
+    from eval.evaluate import write_record
+    from eval.words import headline, ordered_keys, sentence
+
+    record = evaluate(
+        model, *classes, original=original, protocol=protocol, reference=reference, device=device, progress=True
+    )
+    if output:
+        write_record(record, Path(output))
+    if as_json:
+        print_json(record)
+    else:
+        click.echo("\n".join([headline(record), *(f"  {sentence(key, record)}" for key in ordered_keys(record))]))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--format", "layout", type=click.Choice(["text", "markdown", "csv"]), default="text", help="of the table")
+@click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
+def compare(runs: tuple[str, ...], layout: str, as_json: bool) -> None:
+    """Put several runs into one table; runs that were scored under unlike protocols are refused."""
+    from erase.rundir import find_run
+    from eval.compare import compare_records, comparison_table
+    from eval.evaluate import read_record
+
+    records = {run: read_record(find_run(run).results_path) for run in runs}
+    print_json(compare_records(records)) if as_json else click.echo(comparison_table(records, layout=layout))

@@ -1,0 +1,246 @@
+"""Configuration of an erasure: frozen dataclasses whose fields are the flags, the saved YAML and the documentation."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from pipelines.errors import UsageError
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its one line of help."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How forget and retain steps alternate and which optimizer takes each (Algorithm 1 of arXiv 2504.15827)."""
+
+    steps: int = option(300, "outer steps; each is forget_steps then retain_steps")
+    update: Literal["alternate", "joint", "simultaneous"] = option(
+        "alternate", "phases in turn, one summed backward, or both gradients at the same weights"
+    )
+    optimizers: Literal["dual", "shared"] = option(
+        "dual", "separate optimizer states for the two sides, or one for both"
+    )
+    combine: Literal["sum", "pcgrad", "orthogonal"] = option(
+        "sum", "how a simultaneous update with a shared optimizer joins the two gradients"
+    )
+    forget_steps: int = option(1, "forget phases per outer step")
+    retain_steps: int = option(1, "retain phases per outer step")
+    forget_learning_rate: float = option(2e-4, "peak learning rate of the forget phase")
+    retain_learning_rate: float = option(2e-4, "peak learning rate of the retain phase")
+    forget_lr_schedule: Literal["cosine", "constant"] = option("cosine", "decay of the forget learning rate to zero")
+    retain_lr_schedule: Literal["cosine", "constant"] = option("cosine", "decay of the retain learning rate to zero")
+    forget_weight: float = option(1.0, "scale of the forget loss; constant values other than 1 need a shared optimizer")
+    retain_weight: float = option(1.0, "scale of the retain loss; values other than 1 need a shared optimizer")
+    forget_weight_schedule: Literal["constant", "cosine"] = option("constant", "decay of the forget weight to zero")
+    weight_decay: float = option(0.0, "decoupled weight decay of AdamW on both sides")
+    forget_clip: float = option(1.0, "clip the forget gradient to this norm; 0 switches clipping off")
+    retain_clip: float = option(1.0, "clip the retain gradient to this norm; 0 switches clipping off")
+    clip_order: Literal["mask-clip", "clip-mask"] = option(
+        "mask-clip", "whether the saliency mask or the clip comes first"
+    )
+    forget_batch_size: int = option(64, "images in a forget batch")
+    retain_batch_size: int = option(64, "images in a retain batch")
+    robust: bool = option(False, "unrolled relearning: also take the forget gradient after a simulated attack")
+    robust_steps: int = option(10, "longest simulated attack; its length is drawn from 1 to this")
+    robust_learning_rate: float = option(2e-4, "learning rate of the simulated attacker")
+    robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker")
+    robust_every: int = option(1, "simulate an attack at every k-th outer step")
+    average_half_life: float = option(
+        0.0, "average the weights with this half-life in outer steps; 0 keeps the raw weights"
+    )
+    divergence_factor: float = option(10.0, "stop when the retain probe loss exceeds this multiple of its start")
+    stop_below: float = option(
+        0.0, "stop early with forget accuracy at or below this share, at the best retain accuracy; 0 never"
+    )
+    stop_every: int = option(50, "outer steps between two early-stop checks")
+    log_every: int = option(10, "outer steps between two log lines")
+    checkpoint_every: int = option(50, "outer steps between two checkpoints")
+    preview_every: int = option(0, "outer steps between two preview images; 0 makes none")
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning and combinations in which a flag would have no effect."""
+        check_types(self)
+        check_literals(self)
+        for name in ("steps", "forget_steps", "retain_steps", "forget_batch_size", "retain_batch_size", "robust_steps",
+                     "robust_every", "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
+            check_at_least(self, name, 1)
+        for name in ("forget_learning_rate", "retain_learning_rate", "weight_decay", "forget_clip", "retain_clip",
+                     "average_half_life", "stop_below", "preview_every", "robust_learning_rate"):  # fmt: skip
+            check_at_least(self, name, 0)
+        check_at_least(self, "divergence_factor", 1)
+        if self.stop_below > 1:
+            raise UsageError(f"--stop-below {self.stop_below} must be a share of at most 1")
+        check_combinations(self)
+        check_attack(self)
+
+
+def check_combinations(config: EngineConfig) -> None:
+    """Refuse pairs of settings that contradict each other, with the reason."""
+    dual = config.optimizers == "dual"
+    if dual and config.update == "joint":
+        raise UsageError("--update joint takes one step on the summed loss, so it needs --optimizers shared, not dual")
+    if dual and config.forget_weight != 1 and config.forget_weight_schedule == "constant":
+        raise UsageError(
+            f"--forget-weight {config.forget_weight:g} has no effect with --optimizers dual: Adam cancels a constant "
+            "scale; use --forget-learning-rate, --forget-weight-schedule cosine or --optimizers shared"
+        )
+    if dual and config.retain_weight != 1:
+        raise UsageError(
+            f"--retain-weight {config.retain_weight:g} has no effect with --optimizers dual: Adam cancels a constant "
+            "scale; use --retain-learning-rate or --optimizers shared"
+        )
+    if config.combine != "sum" and (config.update != "simultaneous" or dual):
+        raise UsageError(f"--combine {config.combine} needs --update simultaneous with --optimizers shared")
+    if config.update != "alternate" and (config.forget_steps, config.retain_steps) != (1, 1):
+        raise UsageError(f"--forget-steps and --retain-steps must be 1 with --update {config.update}")
+    one_step = config.update == "joint" or (config.update == "simultaneous" and not dual)
+    forget_rate = (config.forget_learning_rate, config.forget_lr_schedule)
+    if one_step and forget_rate != (config.retain_learning_rate, config.retain_lr_schedule):
+        raise UsageError(
+            f"--update {config.update} with --optimizers shared takes one step: the forget and retain learning "
+            "rates and their schedules must be equal"
+        )
+    if config.update == "joint" and config.forget_clip != config.retain_clip:
+        raise UsageError("--update joint clips one summed gradient: --forget-clip and --retain-clip must be equal")
+
+
+def check_attack(config: EngineConfig) -> None:
+    """Refuse settings of a simulated attack that is switched off: they would change nothing."""
+    for entry in dataclasses.fields(config):
+        if entry.name.startswith("robust_") and not config.robust and getattr(config, entry.name) != entry.default:
+            raise UsageError(f"{flag(entry.name)} {getattr(config, entry.name)} has no effect without --robust")
+
+
+def check_literals(config: Any) -> None:
+    """Hold every ``Literal`` field of a dataclass to its choices (``UsageError`` otherwise)."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise UsageError(
+                f"{flag(name)} {getattr(config, name)!r} is not one of {', '.join(map(str, get_args(hint)))}"
+            )
+
+
+def check_types(config: Any) -> None:
+    """Hold numeric fields to numbers (``UsageError``): YAML reads ``2e-4`` as text, and half a step does not exist."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if hint is int and not whole:
+            raise UsageError(f"{flag(name)} {value!r} is not a whole number")
+        if hint is float and not (whole or isinstance(value, float)):
+            raise UsageError(f"{flag(name)} {value!r} is not a number (YAML needs 2.0e-4, not 2e-4)")
+        if hint is bool and not isinstance(value, bool):
+            raise UsageError(f"{flag(name)} {value!r} is not true or false")
+
+
+def check_at_least(config: Any, name: str, least: float) -> None:
+    """Hold a numeric field to its lower bound (``UsageError`` otherwise); NaN is refused too."""
+    value = getattr(config, name)
+    if not value >= least:
+        raise UsageError(f"{flag(name)} {value} must be at least {least}")
+
+
+def check_share(config: Any, name: str, *, below_one: bool = False) -> None:
+    """Hold a field to [0, 1], or to [0, 1) (``UsageError`` otherwise); NaN is refused too."""
+    value = getattr(config, name)
+    if not 0 <= value <= 1 or (below_one and value == 1):
+        raise UsageError(f"{flag(name)} {value} must lie in [0, 1{')' if below_one else ']'}")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field name."""
+    return "--" + name.replace("_", "-")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Build a configuration dataclass from plain values (``UsageError`` names unknown keys)."""
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(
+            f"{unknown[0]!r} is not an option of {kind.__name__}; the options are {', '.join(sorted(known))}"
+        )
+    return kind(**values)
+
+
+def config_hash(values: dict[str, Any]) -> str:
+    """Twelve hex digits that identify a configuration, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_yaml(values: dict[str, Any], path: Path) -> None:
+    """Write a configuration for people to read and for ``read_yaml`` to load; the file appears whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+    temporary.replace(path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a configuration mapping (``UsageError`` when the file is not YAML or not a mapping)."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} does not hold a mapping of options")
+    return values
+
+
+WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasureConfig:
+    """One erasure, completely: what decides the resulting weights, and nothing else."""
+
+    model: str = option("digits", "embedded model, diffusers folder or hub id")
+    forget_classes: tuple[int, ...] = option((), "class indices to erase")
+    method: str = option("retain_posterior", "erasure method; `erase methods` lists them")
+    method_options: dict[str, Any] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    data: str = option("replay", "image folder, zip, embedded data set, or replay: the model's own samples")
+    replay_per_class: int = option(100, "replayed samples of each class")
+    fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
+    seed: int = option(0, "seed of every random draw")
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, and counts below one."""
+        check_types(self)
+        check_at_least(self, "replay_per_class", 1)
+        check_at_least(self, "fisher_samples", 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types, complete and in order."""
+        return to_dict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the resulting weights: settings that only watch the run have no part in it."""
+        values = self.as_dict()
+        values["engine"] = {name: value for name, value in values["engine"].items() if name not in WATCHING}
+        return values
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the identity."""
+        return config_hash(self.identity())
+
+
+def erasure_from_dict(values: dict[str, Any]) -> ErasureConfig:
+    """The configuration that ``as_dict`` gave, as read from a run directory (``UsageError`` for unknown keys)."""
+    values = dict(values)
+    values["forget_classes"] = tuple(values.get("forget_classes", ()))
+    values["engine"] = from_dict(EngineConfig, values.get("engine", {}))
+    return from_dict(ErasureConfig, values)

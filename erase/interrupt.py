@@ -1,0 +1,35 @@
+"""Stop requests: the first Ctrl-C or SIGTERM asks for a tidy end, the second acts as it always did."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[str]]:
+    """Names of the signals received so far; the list fills while the block runs.
+
+    Outside the main thread no handler can be set and the list stays empty. A signal that was ignored stays ignored.
+    """
+    received: list[str] = []
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+    def hand_back() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        hand_back()
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        hand_back()

@@ -1,0 +1,113 @@
+"""p(c | x_t, t): a small time-conditional classifier of noisy latents, for the mixture of ``retain_posterior``."""
+
+import json
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from diffusers.models.embeddings import Timesteps
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipelines.diffusion import Noised, draw_noise
+from pipelines.latents import Latents
+from pipelines.model import DiT
+from pipelines.pretrain.fit import fit
+from pipelines.randomness import epoch_indices, generator
+
+
+class PosteriorNetwork(nn.Module):
+    """A residual MLP over flattened latents whose layers are modulated by the timestep.
+
+    Latents (B, C, H, W) and timesteps (B,) to class logits (B, num_classes).
+    """
+
+    def __init__(self, latent_shape: tuple[int, int, int], num_classes: int, *, width: int = 512, depth: int = 3):
+        super().__init__()
+        self.time_proj = Timesteps(num_channels=64, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_mlp = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 2 * width * depth))
+        self.stem = nn.Linear(latent_shape[0] * latent_shape[1] * latent_shape[2], width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(0.2), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
+        hidden = self.stem(noisy_latents.flatten(1))
+        modulation = self.time_mlp(self.time_proj(timesteps)).chunk(2 * len(self.layers), dim=1)
+        for index, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            shift, scale = modulation[2 * index], modulation[2 * index + 1]
+            hidden = hidden + layer(norm(hidden) * (1 + scale) + shift)
+        return self.head(hidden)
+
+    @torch.no_grad()
+    def retained(self, noised: Noised, forget_classes: tuple[int, ...]) -> Tensor:
+        """p(c | x_t, c retained) as probabilities (B, num_classes), exactly zero at the erased classes."""
+        logits = self(noised.noisy_latents, noised.timesteps)
+        logits[:, list(forget_classes)] = -torch.inf
+        return logits.softmax(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorRecipe:
+    """How the posterior is trained; class priors are the training frequencies."""
+
+    steps: int = 1500
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+
+
+def train_posterior(
+    model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, cache_dir: Path | None
+) -> PosteriorNetwork:
+    """The posterior of a model's classes on its training latents, from the cache where the same was made before."""
+    network = new_network(model, seed)
+    path = None if cache_dir is None else cache_dir / f"posterior-{cache_key(model, latents, recipe, seed)}.safetensors"
+    if path is not None and path.exists():
+        network.load_state_dict(load_file(path))
+        return network.eval().requires_grad_(False).to(model.device)
+
+    def loss(step: int) -> Tensor:
+        indices = epoch_indices(len(latents), recipe.batch_size, step, seed=seed, stream="posterior order")
+        draws = generator(seed, "posterior noise", step)
+        x0, labels = latents.draw(indices, generator=draws).to(model.device), latents.class_labels[indices]
+        noised = draw_noise(model.noise_schedule, x0, labels.to(model.device), generator=draws)
+        return cross_entropy(network(noised.noisy_latents, noised.timesteps), noised.class_labels)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        fit(
+            network.train().to(model.device),
+            loss,
+            steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            weight_decay=0.05,
+            ema_half_life=50,
+            progress="posterior",
+        )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
+        temporary.replace(path)
+    return network.eval().requires_grad_(False)
+
+
+def new_network(model: DiT, seed: int) -> PosteriorNetwork:
+    """An untrained network of the model's shape; its initialisation depends on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PosteriorNetwork(model.latent_shape, model.num_classes)
+
+
+def cache_key(model: DiT, latents: Latents, recipe: PosteriorRecipe, seed: int) -> str:
+    """Twelve hex digits for the data, the shape and the recipe; the transformer's weights play no part."""
+    digest = sha256(json.dumps([vars(recipe), model.latent_shape, model.num_classes, seed]).encode())
+    for tensor in (latents.mean, latents.std, latents.class_labels):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

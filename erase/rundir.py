@@ -1,0 +1,125 @@
+"""The run directory: claimed before anything expensive, every file whole or absent, resumable by its configuration."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.errors import MissingError, UsageError
+from pipelines.files import read_json, write_json
+
+from .config import ErasureConfig, erasure_from_dict, read_yaml, write_yaml
+
+PACKAGES = ("dit-erase", "torch", "diffusers", "timm", "torchvision", "torchmetrics", "numpy")
+
+
+def cache_dir() -> Path:
+    """Where encoded data and other reusable work are kept: ``$ERASE_CACHE``, else below the user's cache folder."""
+    named = os.environ.get("ERASE_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "erase"
+
+
+class RunDir:
+    """One run on disk: configuration, status, log, environment, model, checkpoint, samples, scores and report."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model_dir = path / "model"
+        self.checkpoint_path = path / "checkpoint" / "last.safetensors"
+        self.metrics_path = path / "metrics.jsonl"
+        self.results_path = path / "eval" / "results.json"
+        self.report_path = path / "report.html"
+        self.samples_dir = path / "samples"
+
+    def check(self, config: ErasureConfig) -> None:
+        """Refuse a folder that holds something else or that cannot be written (``UsageError``); writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"--output {self.path} is a file; name a folder that is new, empty or an earlier run")
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not existing.is_dir():
+            raise UsageError(f"--output {self.path} cannot be written: {existing} is a file")
+        if not os.access(existing, os.W_OK):
+            raise UsageError(f"--output {self.path} cannot be written: no permission in {existing}")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        config_path = self.path / "config.yaml"
+        if not config_path.exists():
+            raise UsageError(f"--output {self.path} holds something other than a run; name a new or empty folder")
+        try:
+            held, asked = erasure_from_dict(read_yaml(config_path)).identity(), config.identity()
+        except UsageError as error:
+            raise UsageError(f"--output {self.path} holds something other than a run: {error}") from error
+        if held != asked:
+            unlike = sorted(key for key in asked if held[key] != asked[key])
+            raise UsageError(
+                f"--output {self.path} holds a run of another configuration ({', '.join(unlike)} differ); "
+                "repeat its options to resume it, or name another folder"
+            )
+
+    def claim(self, config: ErasureConfig) -> None:
+        """Check, create the folder and write the configuration and the environment."""
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.yaml").exists():  # first: without it the folder would not be known as a run
+            write_yaml(config.as_dict(), self.path / "config.yaml")
+        for folder in (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir):
+            folder.mkdir(exist_ok=True)
+        write_json(environment(), self.path / "env.json")
+
+    def set_status(self, state: str, *, reason: str = "", seconds: float = 0.0) -> None:
+        """Record how far the run is: erasing, scoring, complete, diverged or interrupted; why, and after how long."""
+        write_json({"state": state, "reason": reason, "seconds": seconds}, self.path / "status.json")
+
+    @property
+    def state(self) -> str:
+        """The recorded state; ``new`` without one."""
+        path = self.path / "status.json"
+        return read_json(path)["state"] if path.exists() else "new"
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the log lines after ``step``: a resumed run writes them again."""
+        lines = [line for line in self.read_metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        temporary = self.metrics_path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.metrics_path)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one log line."""
+        with self.metrics_path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete log lines; a line cut short by a kill is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+
+def find_run(path: str | Path) -> RunDir:
+    """An existing run directory (``MissingError``)."""
+    folder = Path(path)
+    if not (folder / "config.yaml").exists():
+        raise MissingError(f"{folder} is not a run directory: it has no config.yaml")
+    return RunDir(folder)
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine facts that a number may depend on."""
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts

@@ -1,0 +1,192 @@
+"""Scores of an erasure: original and erased under one protocol, the row probe beside its baseline, pictures, report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.evaluate import draw_samples, evaluate, read_record, write_record
+from eval.features import ClassifierScorer, Scorer
+from eval.pictures import grid, save_png
+from eval.probe import Budget, ProbeResult, run_probe
+from eval.protocol import OWN_CLASSIFIER, Protocol
+from eval.reference import Reference, observe, reference_from_observations
+from eval.report import pictured_classes, write_report
+from pipelines.classifier import Classifier, load_classifier
+from pipelines.errors import UsageError
+from pipelines.generate import generate_all
+from pipelines.model import DiT
+from pipelines.sampler import SamplerSettings
+from pipelines.sources import held_out_images, open_source, trained_on_digits
+
+from .config import ErasureConfig
+from .rundir import RunDir
+
+PROBE = "embedding_restore"  # the probe of every run; the others are `erase probe`'s
+EARLY_STOP_IMAGES = 100
+EARLY_STOP_SAMPLER = SamplerSettings(sampler="dpm-solver++", num_inference_steps=8)
+
+
+def score_run(
+    original: DiT,
+    erased: DiT,
+    config: ErasureConfig,
+    folder: RunDir,
+    *,
+    protocol: Protocol,
+    reference: str | None,
+    command: str,
+    progress: bool,
+) -> dict[str, Any]:
+    """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record.
+
+    Scores that are there for the same protocol and reference are read instead of made again.
+    """
+    record = kept_record(folder, protocol)
+    if record is not None:
+        return record
+    models = {"original": original, "erased": erased}
+    scorer = protocol_scorer(original, protocol)
+    record = score_models(
+        models, config.forget_classes, protocol=protocol, scorer=scorer, reference=reference, progress=progress
+    )
+    found = probe_row(original, erased, config, record, protocol=protocol, scorer=scorer)
+    record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
+    record["config"] = config.as_dict()
+
+    # Pictures on the noise that the scores saw.
+    shown = pictured_classes(record)
+    samples = draw_samples(models, shown, protocol=protocol)
+    for name, picture in (("before", samples["original"]), ("after", samples["erased"])):
+        save_png(grid(picture.flatten(0, 1), columns=picture.shape[1], scale=2), folder.samples_dir / f"{name}.png")
+    write_report(
+        folder.report_path,
+        record,
+        samples=samples,
+        sampled_classes=shown,
+        history=folder.read_metrics(),
+        command=command,
+        facts=facts_of(config),
+        probes={PROBE: found},
+    )
+    write_record(record, folder.results_path)
+    return record
+
+
+def kept_record(folder: RunDir, protocol: Protocol) -> dict[str, Any] | None:
+    """The record of an earlier scoring under the same protocol; None when there is none."""
+    if not folder.results_path.exists():
+        return None
+    record = read_record(folder.results_path)
+    return record if record.get("asked_protocol") == protocol.to_dict() else None
+
+
+def score_models(
+    models: Mapping[str, DiT],
+    forget_classes: tuple[int, ...],
+    *,
+    protocol: Protocol,
+    scorer: Scorer,
+    reference: str | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """The result record of an original and an erased model."""
+    original = models["original"]
+    record = evaluate(
+        models,
+        forget_classes=forget_classes,
+        protocol=protocol,
+        scorer=scorer,
+        reference=real_reference(original, forget_classes, scorer=scorer, source=reference),
+        training_features=training_features(original, forget_classes, scorer=scorer),
+        progress=progress,
+    )
+    return {**record, "asked_protocol": protocol.to_dict()}
+
+
+def protocol_scorer(model: DiT, protocol: Protocol) -> Scorer:
+    """What recognises classes and gives features under a protocol."""
+    if protocol.features != "classifier":
+        raise UsageError(f"--protocol {protocol.name} needs Inception features, which need --inception FILE")
+    classifier = own_classifier(model, protocol)
+    name = "digits" if trained_on_digits(model.provenance) else classifier.name
+    return ClassifierScorer(classifier, feature_space=name)
+
+
+def own_classifier(model: DiT, protocol: Protocol) -> Classifier:
+    """The classifier that a protocol names; ``own`` is the one that ships with the model (``UsageError`` without)."""
+    if protocol.classifier != OWN_CLASSIFIER:
+        return load_classifier(protocol.classifier, device=model.device)
+    if model.classifier_dir is None:
+        raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier, and this model has none")
+    return load_classifier(model.classifier_dir, device=model.device)
+
+
+def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer, source: str | None) -> Reference:
+    """Held-out real images of the retained classes, observed through the scorer."""
+    images = held_out_images(model, source)
+    return reference_from_observations(
+        observe(images, scorer=scorer),
+        forget_classes=forget_classes,
+        description=f"{len(images)} real images ({source or 'held-out digits'}) without the erased classes",
+    )
+
+
+def training_features(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer) -> Tensor:
+    """Features of the retained images that the model was trained on, where they are known; else empty."""
+    if not trained_on_digits(model.provenance):
+        return torch.empty(0, 0)
+    return observe(open_source("digits", model), scorer=scorer).without(forget_classes).features
+
+
+def probe_row(
+    original: DiT,
+    erased: DiT,
+    config: ErasureConfig,
+    record: Mapping[str, Any],
+    *,
+    protocol: Protocol,
+    scorer: Scorer,
+) -> dict[str, ProbeResult]:
+    """The row probe on original, row reset, erased and a control, for the first erased class."""
+    forget_class = config.forget_classes[0]
+    others = [index for index in range(original.num_classes) if index not in config.forget_classes]
+    control = next(iter(record.get("neighbours") or others))
+    budget = Budget(original=original, protocol=protocol, scorer=scorer)
+    return run_probe(PROBE, erased, forget_class, budget, control_class=control)
+
+
+def facts_of(config: ErasureConfig) -> dict[str, str]:
+    """A few words about the run for the head of the report."""
+    return {
+        "model": config.model,
+        "method": config.method,
+        "optimizers": config.engine.optimizers,
+        "steps": str(config.engine.steps),
+        "seed": str(config.seed),
+        "data": config.data,
+    }
+
+
+def early_stop_score(model: DiT, config: ErasureConfig, protocol: Protocol | None) -> dict[str, float]:
+    """Forget and retain accuracy from a few quick samples, the same seeds at every check."""
+    classifier = own_classifier(model, protocol) if protocol else load_classifier(model.classifier_dir)
+    retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
+    shares = {}
+    for side, labels in (("forget", config.forget_classes), ("retain", retained)):
+        requests = [(labels[index % len(labels)], index) for index in range(EARLY_STOP_IMAGES)]
+        predicted = classifier.predict(generate_all(model, requests, EARLY_STOP_SAMPLER))
+        wanted = torch.tensor([label for label, _ in requests])
+        shares[f"{side}_accuracy"] = (predicted == wanted).float().mean().item()
+    return shares
+
+
+def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, folder: RunDir, step: int) -> Path:
+    """A picture of the erased classes at one step, below ``samples/``."""
+    settings = protocol.sampler_settings() if protocol else EARLY_STOP_SAMPLER
+    requests = [(label, number) for label in config.forget_classes[:4] for number in range(8)]
+    path = folder.samples_dir / f"step-{step:06d}.png"
+    save_png(grid(generate_all(model, requests, settings), columns=8, scale=2), path)
+    return path

@@ -1,0 +1,61 @@
+"""What the engine needs of a learning problem: batches, losses and a few readings; nothing of diffusion."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one batch: what is minimised, and what a log shows."""
+
+    objective: Tensor  # () with its graph: minimised; a method that ascends hands back the negated loss
+    denoising: Tensor  # () detached: the plain task loss, comparable between methods and sides
+
+
+class Task(Protocol):
+    """A learning problem with a forget side and a retain side.
+
+    Every batch is a pure function of (step, phase) and every loss a pure function of (weights, batch), noise included,
+    so that a resumed run and an added preview see the same numbers. ``step`` counts outer steps from 0; ``phase``
+    tells apart the batches of one side within an outer step.
+    """
+
+    parameters: dict[str, nn.Parameter]  # the trainable weights by plain name, all on one device
+
+    def forget_batch(self, step: int, phase: int) -> Any:
+        """Batch of the forget set."""
+        ...
+
+    def retain_batch(self, step: int, phase: int) -> Any:
+        """Batch of the retain set."""
+        ...
+
+    def relearning_batch(self, step: int, phase: int) -> Any:
+        """Batch of the forget set under its own label: what an attacker trains on."""
+        ...
+
+    def forget_loss(self, batch: Any) -> Loss:
+        """The method's forget loss, mean over the batch."""
+        ...
+
+    def retain_loss(self, batch: Any) -> Loss:
+        """The method's retain loss with its penalty, mean over the batch."""
+        ...
+
+    def relearning_loss(self, batch: Any) -> Tensor:
+        """The attacker's loss (), to minimise."""
+        ...
+
+    def probe_loss(self) -> float:
+        """Retain loss on one fixed batch, without gradient; the divergence guard watches it."""
+        ...
+
+    def travel(self) -> dict[str, float]:
+        """Named distances from the original weights, e.g. of the erased label row; merged into each log line."""
+        ...
+
+    def score(self) -> dict[str, float]:
+        """Cheap early-stop score: at least ``forget_accuracy`` and ``retain_accuracy``, both shares in [0, 1]."""
+        ...

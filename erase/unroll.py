@@ -1,0 +1,67 @@
+"""Unrolled relearning: the forget gradient before and after a simulated attack (as first-order MAML, arXiv 1703.03400).
+
+The forget phase steps along g0 + g1, where g0 is the gradient of the forget loss at the weights theta and g1 that of
+the same loss on the same batch at theta', reached from theta by an attacker that trains the forget set under its own
+label.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.randomness import generator
+
+from .config import EngineConfig
+from .optimizers import Gradients, can_fuse, loss_gradients
+from .task import Loss, Task
+
+
+def attack_length(longest: int, *, seed: int, step: int, phase: int) -> int:
+    """Length of one attack, uniform on 1..``longest`` and a function of (seed, step, phase)."""
+    return int(torch.randint(1, longest + 1, (), generator=generator(seed, "robust", step, phase)))
+
+
+def unrolled_gradients(
+    task: Task, batch: Any, *, config: EngineConfig, seed: int, step: int, phase: int, weight: float
+) -> tuple[Loss, Gradients]:
+    """The forget loss at the current weights, and ``weight`` (g0 + g1); the weights come back bit for bit."""
+    parameters = list(task.parameters.values())
+    loss = task.forget_loss(batch)
+    total = loss_gradients(weight * loss.objective, parameters)
+
+    with restored(parameters):
+        simulate_attack(task, config=config, seed=seed, step=step, phase=phase)
+        after = loss_gradients(weight * task.forget_loss(batch).objective, parameters)
+
+    torch._foreach_add_(total, after)
+    return loss, total
+
+
+def simulate_attack(task: Task, *, config: EngineConfig, seed: int, step: int, phase: int) -> None:
+    """Move the weights as an attacker would: a few steps on the relearning loss by an optimizer without a past."""
+    parameters = list(task.parameters.values())
+    kind = torch.optim.Adam if config.robust_attacker == "adam" else torch.optim.SGD
+    attacker = kind(parameters, lr=config.robust_learning_rate, fused=can_fuse(parameters))
+
+    # Each attack step has a batch of its own: phases are numbered through over all attacks of an outer step.
+    first = phase * config.robust_steps
+    for number in range(attack_length(config.robust_steps, seed=seed, step=step, phase=phase)):
+        loss = task.relearning_loss(task.relearning_batch(step, first + number))
+        for parameter, gradient in zip(parameters, loss_gradients(loss, parameters), strict=True):
+            parameter.grad = gradient
+        attacker.step()
+    attacker.zero_grad()
+
+
+@contextmanager
+def restored(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Whatever happens to the weights inside, they are the same bits afterwards."""
+    before = [each.detach().clone() for each in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(parameters), before)

@@ -1,0 +1,83 @@
+"""What an erasure method works with: the model, its data and whatever the method declared that it needs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines.diffusion import DenoisingLoss, Noised, denoising_loss, draw_noise, drop_labels
+from pipelines.embedding import label_table
+from pipelines.latents import Latents
+from pipelines.model import DiT
+from pipelines.randomness import epoch_indices, generator, stream_seed
+
+from .posterior import PosteriorNetwork
+from .saliency import Fisher
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noised latents and the seed of any further draw that belongs to this batch."""
+
+    noised: Noised
+    seed: int
+
+    def generator(self, stream: str) -> torch.Generator:
+        """A fresh generator: asked twice, it gives the same draws."""
+        return generator(self.seed, stream)
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """One erasure in progress; optional parts are there when the method's ``needs`` name them."""
+
+    model: DiT  # being erased
+    forget_classes: tuple[int, ...]
+    forget: Latents
+    retain: Latents
+    seed: int
+    work_dir: Path | None = None  # where a method that does not use the engine keeps its progress
+    reference: DiT | None = None  # frozen copy of the original
+    posterior: PosteriorNetwork | None = None
+    forget_fisher: Fisher | None = None
+    retain_fisher: Fisher | None = None
+    original_rows: Tensor = field(init=False)  # label table before erasure, (num_classes + 1, D)
+
+    def __post_init__(self) -> None:
+        self.original_rows = label_table(self.model.transformer).detach().clone()
+
+    @property
+    def retained_classes(self) -> list[int]:
+        """Every class of the model that is not erased."""
+        return [index for index in range(self.model.num_classes) if index not in self.forget_classes]
+
+    def draw(self, side: str, step: int, phase: int, *, batch_size: int, label_dropout: float) -> Batch:
+        """Batch number (step, phase) of the ``"forget"`` or ``"retain"`` set, a pure function of its arguments."""
+        latents = self.forget if side == "forget" else self.retain
+        indices = epoch_indices(len(latents), batch_size, step, seed=self.seed, stream=f"{side} order {phase}")
+        return self.noise(latents, indices, stream=(side, step, phase), label_dropout=label_dropout)
+
+    def noise(self, latents: Latents, indices: Tensor, *, stream: tuple[str | int, ...], label_dropout: float) -> Batch:
+        """Noise the latents at ``indices`` at uniform timesteps; ``stream`` names the draws."""
+        draws = generator(self.seed, "noise", *stream)
+        labels = latents.class_labels[indices]
+        if label_dropout:
+            null_class = self.model.null_class
+            labels = drop_labels(labels, probability=label_dropout, null_class=null_class, generator=draws)
+        x0 = latents.draw(indices, generator=draws).to(self.model.device)
+        noised = draw_noise(self.model.noise_schedule, x0, labels.to(self.model.device), generator=draws)
+        return Batch(noised, stream_seed(self.seed, "batch", *stream))
+
+    def predict(self, noised: Noised) -> Tensor:
+        """Output (B, 2C, H, W) of the model that is being erased."""
+        return self.model.predict(noised.noisy_latents, noised.timesteps, noised.class_labels)
+
+    @torch.no_grad()
+    def reference_output(self, noised: Noised, class_labels: Tensor) -> Tensor:
+        """Output (B, 2C, H, W) of the frozen original under other labels."""
+        return self.reference.predict(noised.noisy_latents, noised.timesteps, class_labels)
+
+    def denoising(self, noised: Noised) -> DenoisingLoss:
+        """The training loss of the model that is being erased, per sample."""
+        return denoising_loss(self.model.noise_schedule, self.predict(noised), noised)

@@ -1,0 +1,227 @@
+"""One pass over generated images feeding every metric, for the original and the erased model on identical noise."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import MissingError, UsageError
+from pipelines.files import read_json, write_json
+from pipelines.generate import generate, generate_all
+from pipelines.model import DiT
+
+from .features import Scorer
+from .metric import Batch, Context, Metric, metric_class, metric_names
+from .neighbours import nearest_classes, neighbour_accuracy
+from .plan import check_forget_classes, image_seed, plan_requests
+from .protocol import Protocol
+from .reference import Reference
+from .values import Value, difference, share
+
+NO_FEATURES = torch.empty(0, 0)
+NUM_NEIGHBOURS = 3
+PACKAGES = ("dit-erase", "torch", "diffusers", "timm", "torchvision", "torchmetrics", "numpy")
+
+
+def evaluate(
+    models: Mapping[str, DiT],
+    *,
+    forget_classes: Sequence[int],
+    protocol: Protocol,
+    scorer: Scorer,
+    reference: Reference,
+    metrics: Sequence[str] = (),
+    training_features: Tensor = NO_FEATURES,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """The result record of two or more models, among them ``original`` and ``erased``, on identical noise.
+
+    ``metrics`` names files of ``eval/metrics``; none means all. One whose needs the reference does not meet is listed
+    under ``skipped`` with the reason. Raises ``UsageError`` for models, classes or references that do not fit.
+    """
+    check_models(models, forget_classes=forget_classes, scorer=scorer, reference=reference)
+    original = models["original"]
+    context = Context(
+        forget_classes=tuple(forget_classes),
+        num_classes=original.num_classes,
+        reference=reference,
+        training_features=training_features,
+        seed=protocol.first_seed,
+    )
+    chosen, skipped = choose_metrics(metrics or metric_names(), context)
+
+    # Every model draws the same requests; nothing but its weights differs.
+    scores = {}
+    for name, model in models.items():
+        bar = f"evaluate {name}" if progress else ""
+        scores[name] = score_model(
+            model, chosen, context, protocol=protocol, scorer=scorer, batch_size=batch_size, progress=bar
+        )
+    return assemble(models, scores, protocol=protocol, scorer=scorer, context=context, skipped=skipped)
+
+
+def score_model(
+    model: DiT,
+    metrics: Sequence[str],
+    context: Context,
+    *,
+    protocol: Protocol,
+    scorer: Scorer,
+    batch_size: int = 250,
+    progress: str = "",
+) -> dict[str, dict[str, Any]]:
+    """The values of one model in one pass over the images that the protocol draws; ``progress`` titles a bar."""
+    requests = plan_requests(protocol, num_classes=model.num_classes, forget_classes=context.forget_classes)
+    drawn = generate(model, requests, protocol.sampler_settings(), batch_size=batch_size, progress=progress)
+    return results(feed(metrics, drawn, scorer=scorer, context=context))
+
+
+def check_models(
+    models: Mapping[str, DiT], *, forget_classes: Sequence[int], scorer: Scorer, reference: Reference
+) -> None:
+    """Hold models, classes, scorer and reference to fitting together before any image is drawn (``UsageError``)."""
+    if not {"original", "erased"} <= set(models):
+        raise UsageError(f"an evaluation compares an original and an erased model; given: {', '.join(models)}")
+    num_classes = models["original"].num_classes
+    for name, model in models.items():
+        if model.num_classes != num_classes:
+            raise UsageError(f"the {name} model has {model.num_classes} classes, the original has {num_classes}")
+    check_forget_classes(forget_classes, num_classes)
+    if scorer.num_classes != num_classes:
+        raise UsageError(f"classifier {scorer.name} knows {scorer.num_classes} classes, the model has {num_classes}")
+    if (reference.feature_space, reference.num_features) != (scorer.feature_space, scorer.num_features):
+        raise UsageError(
+            f"the reference holds {reference.num_features} {reference.feature_space} features, "
+            f"images are scored by {scorer.num_features} {scorer.feature_space} features"
+        )
+
+
+def choose_metrics(names: Sequence[str], context: Context) -> tuple[list[str], dict[str, str]]:
+    """Metrics whose needs are met, and the reason for each that is left out."""
+    skipped = {}
+    for name in names:
+        missing = [need.replace("_", " ") for need in metric_class(name).needs if not context.has(need)]
+        if missing:
+            skipped[name] = f"needs {' and '.join(missing)}"
+    return [name for name in names if name not in skipped], skipped
+
+
+def feed(
+    names: Sequence[str], drawn: Iterable[tuple[Tensor, Tensor]], *, scorer: Scorer, context: Context
+) -> list[Metric]:
+    """The named metrics after one pass over batches of (images, class labels); shards of a pass absorb one another."""
+    metrics = [metric_class(name)(context) for name in names]
+    for images, class_labels in drawn:
+        logits, features = scorer.logits_and_features(images)
+        batch = Batch(
+            images=images,
+            class_labels=class_labels,
+            logits=logits,
+            features=features,
+            forget_classes=context.forget_classes,
+        )
+        for metric in metrics:
+            metric.update(batch)
+    return metrics
+
+
+def results(metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
+    """All values of all metrics as plain JSON types."""
+    return {key: value.to_dict() for metric in metrics for key, value in metric.compute().items()}
+
+
+def assemble(
+    models: Mapping[str, DiT],
+    scores: dict[str, dict[str, Any]],
+    *,
+    protocol: Protocol,
+    scorer: Scorer,
+    context: Context,
+    skipped: Mapping[str, str],
+) -> dict[str, Any]:
+    """The record: protocol as it was run, the values of every model, their change, and what made them."""
+    neighbours = nearest_classes(scores["original"], count=NUM_NEIGHBOURS)
+    for values in scores.values():
+        if neighbours and "retain_accuracy" in values:
+            values["neighbour_accuracy"] = neighbour_accuracy(values, neighbours)
+    reference = context.reference
+    original, erased = scores["original"], scores["erased"]
+    return {
+        "protocol": replace(protocol, classifier=scorer.name, reference=reference.description).to_dict(),
+        "feature_space": reference.feature_space,
+        "forget_classes": list(context.forget_classes),
+        "class_names": [models["original"].id2label[label] for label in range(context.num_classes)],
+        "neighbours": neighbours,
+        **scores,
+        "delta": {key: difference(erased[key], original[key]) for key in erased},
+        "probes": {},
+        "skipped": dict(skipped),
+        "reference": {
+            "description": reference.description,
+            "n": reference.gaussian.n,
+            "fingerprint": reference.fingerprint,
+            "classifier_accuracy": reference.accuracy.to_dict(),
+        },
+        "models": {name: model.provenance for name, model in models.items()},
+        "versions": versions(),
+    }
+
+
+def draw_samples(
+    models: Mapping[str, DiT], class_labels: Sequence[int], *, protocol: Protocol, num_images: int = 8
+) -> dict[str, Tensor]:
+    """The first images (C, N, 3, H, W) that the evaluation draws of each class, for every model on identical noise."""
+    requests = [
+        (label, image_seed(protocol.first_seed, label, number))
+        for label in class_labels
+        for number in range(num_images)
+    ]
+    settings = protocol.sampler_settings()
+    return {
+        name: generate_all(model, requests, settings).unflatten(0, (len(class_labels), num_images))
+        for name, model in models.items()
+    }
+
+
+def forget_accuracy(
+    model: DiT, class_label: int, *, protocol: Protocol, scorer: Scorer, num_images: int, batch_size: int = 250
+) -> tuple[Value, Tensor]:
+    """Share of a class's first images that the classifier calls that class, and the first eight of them."""
+    requests = [(class_label, image_seed(protocol.first_seed, class_label, number)) for number in range(num_images)]
+    hits, pictures = 0, []
+    for images, _ in generate(model, requests, protocol.sampler_settings(), batch_size=batch_size):
+        logits, _ = scorer.logits_and_features(images)
+        hits += int((logits.isfinite().all(1) & (logits.argmax(1) == class_label)).sum())
+        pictures.append(images[:8])
+    return share(hits, num_images), torch.cat(pictures)[:8]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Write ``results.json``; it appears whole or not at all."""
+    write_json(record, path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a result record (``MissingError`` when it is not one)."""
+    record = read_json(path)
+    missing = [key for key in ("protocol", "original", "erased") if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise MissingError(f"{path} is not a result record: it has no {missing[0]!r}")
+    return record

@@ -1,0 +1,95 @@
+"""Grids of images and the before/after picture, as PIL images and as PNG data URIs."""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+WHITE = (255, 255, 255)
+INK, MUTED = (28, 28, 30), (110, 110, 115)
+CLEAR = (255, 255, 255, 0)
+
+
+def resized(images: Tensor, scale: float) -> Tensor:
+    """uint8 images (N, 3, H, W) enlarged by whole pixels or reduced with antialiasing."""
+    if scale >= 1:
+        times = round(scale)
+        return images.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+    small = interpolate(images.float(), size=(height, width), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: Tensor, *, columns: int, scale: float = 1, gap: int = 2, transparent: bool = False) -> Image.Image:
+    """uint8 images (N, 3, H, W) in rows of ``columns``, on white or on nothing."""
+    tiles = resized(images, scale)
+    height, width = tiles.shape[-2:]
+    rows = -(-len(tiles) // columns)
+    size = (columns * (width + gap) - gap, max(1, rows) * (height + gap) - gap)
+    canvas = Image.new("RGBA", size, CLEAR) if transparent else Image.new("RGB", size, WHITE)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        picture = Image.fromarray(tile.permute(1, 2, 0).contiguous().cpu().numpy())
+        canvas.paste(picture, (column * (width + gap), row * (height + gap)))
+    return canvas
+
+
+def before_after(
+    rows: Sequence[tuple[str, Tensor, Tensor]],
+    *,
+    columns: int,
+    scale: float = 1,
+    titles: tuple[str, str] = ("before", "after"),
+) -> Image.Image:
+    """A labelled picture: each row is a class name, its images before and its images after on identical noise."""
+    gap, margin, gutter = 4, 24, 28
+    font, small = ImageFont.load_default(18), ImageFont.load_default(15)
+    blocks = [[grid(images, columns=columns, scale=scale, gap=gap) for images in pair] for _, *pair in rows]
+    label_width = max(round(small.getlength(name)) for name, *_ in rows) + 20
+    panel = max(before.width for before, _ in blocks)
+    top = margin + 34
+    height = top + sum(max(block.height for block in pair) + 12 for pair in blocks) - 12 + margin
+    canvas = Image.new("RGB", (2 * margin + label_width + 2 * panel + gutter, height), WHITE)
+    draw = ImageDraw.Draw(canvas)
+
+    lefts = (margin + label_width, margin + label_width + panel + gutter)
+    for title, left in zip(titles, lefts, strict=True):
+        draw.text((left, margin), title, font=font, fill=INK)
+    for (name, *_), pair in zip(rows, blocks, strict=True):
+        row_height = max(block.height for block in pair)
+        draw.text((margin, top + row_height / 2), name, font=small, fill=MUTED, anchor="lm")
+        for block, left in zip(pair, lefts, strict=True):
+            canvas.paste(block, (left, top))
+        top += row_height + 12
+    return canvas
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG; it appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    image.save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
+
+
+def data_uri(image: Image.Image) -> str:
+    """A PNG data URI."""
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def scale_within(image_size: int, num_images: int, *, budget: int, preferred: int) -> float:
+    """Scale at which ``num_images`` square images stay under ``budget`` bytes of base64 PNG even if they were noise.
+
+    Reduces where the budget or ``preferred`` pixels a side ask for it, otherwise enlarges by whole pixels up to about
+    ``preferred``, which costs next to nothing in a PNG.
+    """
+    affordable = (budget / (max(1, num_images) * 3 * 4 / 3 * 1.02)) ** 0.5
+    limit = min(preferred, affordable)
+    return limit / image_size if limit < image_size else preferred // image_size

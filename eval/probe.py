@@ -1,0 +1,116 @@
+"""The contract of a recovery probe, and running one on the erased model and on its controls."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.embedding import label_table, set_label_row
+from pipelines.errors import UsageError
+from pipelines.model import DiT
+
+from . import probes
+from .features import Scorer
+from .protocol import Protocol
+from .values import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What an attacker may use, and how the outcome is measured."""
+
+    original: DiT  # the model before the erasure, which is public
+    protocol: Protocol  # how images are drawn
+    scorer: Scorer  # recognises the class
+    num_images: int = 250  # for each measured accuracy
+    batch_size: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """How much of the class the attack brought back; 0 is nothing."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    pictures: Tensor  # (P, 3, H, W) uint8, what the attacked model draws
+    detail: Mapping[str, Any] = field(default_factory=dict)  # at least the ``class_label`` that was attacked
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record's entry: everything except the pictures."""
+        return Value(value=self.value, low=self.low, high=self.high, n=self.n, detail=self.detail).to_dict()
+
+
+Probe = Callable[[DiT, int, Budget], ProbeResult]
+
+
+def probe_names() -> tuple[str, ...]:
+    """Names of all probes: the files of ``eval/probes``."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(probes.__path__)))
+
+
+def load_probe(name: str) -> Probe:
+    """A probe's ``run`` by its file name (``UsageError`` lists the names)."""
+    if name not in probe_names():
+        raise UsageError(f"--probe {name!r} is not one of {', '.join(probe_names())}")
+    return importlib.import_module(f"{probes.__name__}.{name}").run
+
+
+def describe_probe(name: str) -> str:
+    """What a probe does: the first sentence of its file."""
+    module = importlib.import_module(load_probe(name).__module__)
+    return (module.__doc__ or "").split("\n")[0]
+
+
+def run_probe(
+    name: str, erased: DiT, forget_class: int, budget: Budget, *, control_class: int
+) -> dict[str, ProbeResult]:
+    """One probe on the original, on ``embedding_reset``, on the erased model, and there on a retained class as control.
+
+    ``embedding_reset`` is the trivial baseline: the original with the class's label row set to the null row.
+    """
+    probe, original = load_probe(name), budget.original
+    if control_class == forget_class:
+        raise UsageError(f"the control class {control_class} must be a retained class")
+    found = {"original": probe(original, forget_class, budget)}
+    found["embedding_reset"] = probe(embedding_reset(original, forget_class), forget_class, budget)
+    return {**found, "erased": probe(erased, forget_class, budget), "control": probe(erased, control_class, budget)}
+
+
+def embedding_reset(original: DiT, forget_class: int) -> DiT:
+    """A copy of the original whose label row of the class is the null row."""
+    reset = original.frozen_copy()
+    set_label_row(reset.transformer, forget_class, label_table(original.transformer)[original.null_class].detach())
+    return reset
+
+
+@contextmanager
+def label_row(model: DiT, class_label: int, row: Tensor) -> Iterator[DiT]:
+    """The model with one label row (D,) replaced; every table gets its own row back when the block ends."""
+    tables = label_tables(model.transformer)
+    saved = [table[class_label].detach().clone() for table in tables]
+    write_rows(tables, class_label, [row] * len(tables))
+    try:
+        yield model
+    finally:
+        write_rows(tables, class_label, saved)
+
+
+@torch.no_grad()
+def write_rows(tables: Sequence[nn.Parameter], class_label: int, rows: Sequence[Tensor]) -> None:
+    """Overwrite one row of each table."""
+    for table, row in zip(tables, rows, strict=True):
+        table[class_label] = row
+
+
+def label_tables(transformer: nn.Module) -> list[nn.Parameter]:
+    """The label table, or the tables of all blocks when they are untied."""
+    shape = label_table(transformer).shape
+    named = transformer.named_parameters()
+    return [parameter for name, parameter in named if "class_embedder" in name and parameter.shape == shape]

@@ -1,0 +1,1 @@
+"""One file per recovery probe: is the concept gone, or only avoided?"""

@@ -1,0 +1,126 @@
+"""Real images of the retained classes, seen through the same scorer as the generated ones."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import UsageError
+
+from .features import Scorer
+from .moments import Gaussian, Moments, load_gaussian
+from .values import Value, share
+
+
+class Images(Protocol):
+    """Labelled images that can be read by index, as ``pipelines.images.ImageSet``."""
+
+    labels: Tensor  # (N,)
+    key: str  # identifies the data
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """Labels, predictions and features of a set of real images."""
+
+    class_labels: Tensor  # (N,)
+    predicted: Tensor  # (N,)
+    features: Tensor  # (N, D)
+    feature_space: str
+    key: str
+
+    def without(self, classes: tuple[int, ...]) -> "Observations":
+        """The images of all other classes."""
+        keep = ~torch.isin(self.class_labels, torch.tensor(classes))
+        return Observations(
+            class_labels=self.class_labels[keep],
+            predicted=self.predicted[keep],
+            features=self.features[keep],
+            feature_space=self.feature_space,
+            key=self.key,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What generated images of the retained classes are compared with."""
+
+    gaussian: Gaussian
+    features: Tensor  # (N, D); empty when only statistics are known
+    accuracy: Value  # of the classifier on these real images
+    feature_space: str
+    description: str
+    fingerprint: str  # of the statistics
+
+    @property
+    def num_features(self) -> int:
+        """Dimension D of the feature space."""
+        return len(self.gaussian.mean)
+
+
+def observe(images: Images, *, scorer: Scorer, batch_size: int = 250) -> Observations:
+    """Score every image of a set once."""
+    predicted, features = [], []
+    for indices in torch.arange(len(images)).split(batch_size):
+        logits, rows = scorer.logits_and_features(images.read(indices))
+        predicted.append(logits.argmax(1))
+        features.append(rows)
+    return Observations(
+        class_labels=images.labels,
+        predicted=torch.cat(predicted),
+        features=torch.cat(features),
+        feature_space=scorer.feature_space,
+        key=images.key,
+    )
+
+
+def reference_from_observations(
+    observations: Observations, *, forget_classes: tuple[int, ...], description: str
+) -> Reference:
+    """The reference that is left once the forget classes are taken out."""
+    retained = observations.without(forget_classes)
+    if len(retained.features) < 2:
+        raise UsageError(f"{description}: {len(retained.features)} images of retained classes, at least 2 are needed")
+    moments = Moments(retained.features.shape[1]).update(retained.features)
+    gaussian = moments.gaussian()
+    return Reference(
+        gaussian=gaussian,
+        features=retained.features,
+        accuracy=share(int((retained.predicted == retained.class_labels).sum()), len(retained.features)),
+        feature_space=retained.feature_space,
+        description=description,
+        fingerprint=_fingerprint(gaussian),
+    )
+
+
+def reference_from_file(path: Path, *, feature_space: str) -> Reference:
+    """Statistics of retained classes from an npz of our own, of ADM or of clean-fid; metrics on features are left out.
+
+    Raises ``UsageError`` when the file says that it was made in another feature space.
+    """
+    gaussian, meta = load_gaussian(path)
+    made_in = meta.get("feature_space", feature_space)
+    if made_in != feature_space:
+        raise UsageError(f"{path} holds statistics of {made_in} features, this evaluation uses {feature_space}")
+    return Reference(
+        gaussian=gaussian,
+        features=torch.empty(0, len(gaussian.mean)),
+        accuracy=Value(value=None, n=0),
+        feature_space=feature_space,
+        description=meta.get("description", path.name),
+        fingerprint=_fingerprint(gaussian),
+    )
+
+
+def _fingerprint(gaussian: Gaussian) -> str:
+    """Eight hex digits of the mean, rounded so that the order of the images does not matter."""
+    return hashlib.sha256(gaussian.mean.float().numpy().round(3).tobytes()).hexdigest()[:8]

@@ -1,0 +1,116 @@
+"""Numbers in plain words, the same in reports, tables and model cards."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from .metric import Unit, displays, title
+
+Record = Mapping[str, Any]
+
+# What a reader wants to know first; values of other metrics follow in the order of their files.
+FIRST = (
+    "forget_accuracy",
+    "retain_accuracy",
+    "neighbour_accuracy",
+    "leakage",
+    "frechet",
+    "kid",
+    "precision",
+    "recall",
+    "retain_degenerate_rate",
+    "forget_degenerate_rate",
+)
+
+
+def ordered_keys(record: Record) -> list[str]:
+    """Keys of all values of a record, the most telling first."""
+    shown = [key for key in displays() if key in record["erased"]]
+    return [key for key in FIRST if key in shown] + [key for key in shown if key not in FIRST]
+
+
+def number(value: float | None, unit: Unit) -> str:
+    """One value: shares in percent, distances to three significant digits."""
+    if value is None:
+        return "not measured"
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "bits":
+        return f"{value:.2f} bits"
+    return "0" if value == 0 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def interval(entry: Mapping[str, Any], unit: Unit) -> str:
+    """The 95 % interval of an entry, e.g. ``0.0 to 0.4 %``; empty where there is none."""
+    if entry.get("low") is None:
+        return ""
+    low, high = number(entry["low"], unit), number(entry["high"], unit)
+    return f"{low.removesuffix(' %').removesuffix(' bits')} to {high}"
+
+
+def change(delta: Mapping[str, Any], unit: Unit) -> str:
+    """A signed change; shares change by percentage points."""
+    value = delta.get("value")
+    if value is None:
+        return ""
+    sign = "+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else "\N{PLUS-MINUS SIGN}"
+    size = number(abs(value), unit)
+    return sign + (f"{size.removesuffix(' %')} points" if unit == "share" else size)
+
+
+def verdict(key: str, delta: Mapping[str, Any]) -> str:
+    """``better``, ``worse``, ``no clear change`` where the interval spans 0, or nothing where no direction is good."""
+    better, value = displays()[key].better, delta.get("value")
+    if better == "neither" or value is None:
+        return ""
+    if value == 0:
+        return "unchanged"
+    if delta.get("low") is not None and delta["low"] <= 0 <= delta["high"]:
+        return "no clear change"
+    return "better" if (value < 0) == (better == "lower") else "worse"
+
+
+def direction(key: str) -> str:
+    """``lower is better`` or ``higher is better``; empty where neither is."""
+    better = displays()[key].better
+    return "" if better == "neither" else f"{better} is better"
+
+
+def sentence(key: str, record: Record) -> str:
+    """One value in a sentence: ``Forget accuracy 0.0 % (was 97.0 %), lower is better``."""
+    unit = displays()[key].unit
+    now, before = (number(record[model][key]["value"], unit) for model in ("erased", "original"))
+    text = f"{title(key, record['feature_space'])} {now} (was {before})"
+    return ", ".join(filter(None, [text, direction(key)]))
+
+
+def class_name(record: Record, class_label: int | str) -> str:
+    """A class in words; what is no class label is returned as it is."""
+    return record["class_names"][int(class_label)] if str(class_label).isdigit() else str(class_label)
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def forget_names(record: Record) -> str:
+    """The erased classes in words."""
+    return listed([class_name(record, label) for label in record["forget_classes"]])
+
+
+def quoted_forget_names(record: Record) -> str:
+    """The erased classes in words, in quotation marks."""
+    names = (class_name(record, label) for label in record["forget_classes"])
+    return listed([f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" for name in names])
+
+
+def model_name(record: Record) -> str:
+    """The original model in one word: an embedded name, a hub id, or the last part of a folder."""
+    source = str(record["models"]["original"].get("source", "the model"))
+    return PurePath(source).name if source.startswith(("/", ".", "~")) else source
+
+
+def headline(record: Record) -> str:
+    """What was done, in plain words: ``three erased from digits``."""
+    return f"{forget_names(record)} erased from {model_name(record)}"

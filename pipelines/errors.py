@@ -1,0 +1,21 @@
+"""Errors that a user can act on; the command line turns each into one sentence and an exit code."""
+
+
+class UsageError(ValueError):
+    """A value that the user gave cannot be used (exit code 2)."""
+
+
+class MissingError(OSError):
+    """Weights or data are missing, unreadable or unreachable (exit code 4)."""
+
+
+class DivergedError(RuntimeError):
+    """Training left the range in which its result means anything (exit code 5)."""
+
+
+class InterruptedRun(RuntimeError):
+    """The run was stopped on request and continues when the same command is given again (exit code 75)."""
+
+
+class GateFailedError(RuntimeError):
+    """The run finished but a value lies outside a gate that the user set (exit code 3)."""

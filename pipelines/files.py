@@ -1,0 +1,83 @@
+"""Files that appear whole or not at all, and weight files that are checked before they are read."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .errors import MissingError
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON through a temporary file and a rename."""
+    write_text(json.dumps(value, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text through a temporary file and a rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; ``MissingError`` names a file that is absent or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MissingError(f"{path} is not JSON: {error}") from error
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_weights(folder: Path) -> None:
+    """Hold a component folder to having readable weights (``MissingError`` names the file and what is wrong)."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not sorted(folder.glob("*.bin")):
+        raise MissingError(f"{folder} has no weights (*.safetensors)")
+    for path in files:
+        check_safetensors(path)
+
+
+def check_safetensors(path: Path) -> None:
+    """Read the header of one safetensors file; an absent or truncated file or a pickle raises ``MissingError``.
+
+    A valid file may begin like a pickle or a zip (its first bytes are a length), so these only name what is wrong.
+    """
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        if starts_as_pickle(path):
+            raise MissingError(f"{path} is a pickle, not safetensors: it was not opened") from error
+        raise MissingError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def starts_as_pickle(path: Path) -> bool:
+    """Whether a file has the first bytes of a pickle or of torch's zip of pickles."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    return start[:1] == b"\x80" or start == b"PK"

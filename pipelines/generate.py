@@ -1,0 +1,37 @@
+"""Bulk generation: a list of (class label, seed) pairs to uint8 images, in batches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .model import DiT
+from .sampler import SamplerSettings, sample_latents
+
+Request = tuple[int, int]  # (class label, image seed)
+
+
+def generate(
+    model: DiT, requests: Sequence[Request], settings: SamplerSettings, *, batch_size: int = 250, progress: str = ""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images uint8 (B, 3, H, W), class labels (B,)) on the CPU, in request order.
+
+    Image i is a function of (weights, class label, seed, settings) alone. ``progress`` titles a bar on stderr; an
+    empty title shows none.
+    """
+    with tqdm(total=len(requests), desc=progress, unit="img", disable=not progress, leave=False) as bar:
+        for start in range(0, len(requests), batch_size):
+            labels, seeds = zip(*requests[start : start + batch_size], strict=True)
+            class_labels = torch.tensor(labels)
+            latents = sample_latents(model, class_labels, seeds, settings)
+            yield model.decode(latents).cpu(), class_labels
+            bar.update(len(seeds))
+
+
+def generate_all(
+    model: DiT, requests: Sequence[Request], settings: SamplerSettings, *, batch_size: int = 250, progress: str = ""
+) -> Tensor:
+    """All images of ``generate`` as one uint8 tensor (N, 3, H, W)."""
+    batches = [images for images, _ in generate(model, requests, settings, batch_size=batch_size, progress=progress)]
+    return torch.cat(batches) if batches else torch.empty(0, 3, model.image_size, model.image_size, dtype=torch.uint8)

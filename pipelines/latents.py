@@ -1,0 +1,94 @@
+"""Images to latents, encoded once: posterior mean and standard deviation on disk, keyed by data, crop and VAE."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .errors import MissingError
+from .files import check_safetensors
+from .images import ImageSet
+from .model import DiT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Encoded images: the VAE posterior of each, in units of the diffusion (scaled)."""
+
+    mean: Tensor  # (N, V, C, H, W); V = 2 with the flipped copy, 1 without
+    std: Tensor  # (N, V, C, H, W)
+    class_labels: Tensor  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.class_labels)
+
+    def subset(self, indices: Tensor) -> "Latents":
+        """The images at ``indices``."""
+        return Latents(mean=self.mean[indices], std=self.std[indices], class_labels=self.class_labels[indices])
+
+    def of_classes(self, class_labels: list[int]) -> "Latents":
+        """The images whose label is among ``class_labels``."""
+        return self.subset(torch.isin(self.class_labels, torch.tensor(class_labels)).nonzero()[:, 0])
+
+    def draw(self, indices: Tensor, *, generator: torch.Generator) -> Tensor:
+        """One sample of the posterior (not its mode) per index, from a random one of the V copies: (B, C, H, W)."""
+        copy = torch.randint(self.mean.shape[1], (len(indices),), generator=generator)
+        mean, std = self.mean[indices, copy], self.std[indices, copy]
+        return mean + std * torch.randn(mean.shape, generator=generator)
+
+
+def encode_images(
+    model: DiT, images: ImageSet, *, cache_dir: Path | None, flip: bool, batch_size: int = 64, progress: str = ""
+) -> Latents:
+    """Latents of an image set, from the cache when they are there; unreadable images are left out by the set."""
+    path = None
+    if cache_dir is not None:
+        path = cache_dir / f"latents-{cache_key(model, images, flip=flip)}.safetensors"
+        if (kept := stored(path)) is not None:
+            return kept
+
+    means, stds = [], []
+    indices = torch.arange(len(images))
+    for chunk in tqdm(indices.split(batch_size), desc=progress, unit="batch", disable=not progress, leave=False):
+        pixels = images.read(chunk)
+        views = [pixels, pixels.flip(-1)] if flip else [pixels]
+        encoded = [model.encode(view) for view in views]
+        means.append(torch.stack([mean.cpu() for mean, _ in encoded], dim=1))
+        stds.append(torch.stack([std.cpu() for _, std in encoded], dim=1))
+    latents = Latents(mean=torch.cat(means), std=torch.cat(stds), class_labels=images.labels.clone())
+    if path is not None:
+        store(latents, path)
+    return latents
+
+
+def cache_key(model: DiT, images: ImageSet, *, flip: bool) -> str:
+    """Twelve hex digits for the content of the data, its size, the flip, and the VAE's weights and scale."""
+    scale = model.vae.config.scaling_factor
+    digest = hashlib.sha256(json.dumps([images.key, model.image_size, flip, scale]).encode())
+    for name, tensor in sorted(model.vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def stored(path: Path) -> Latents | None:
+    """Latents of an earlier ``store``; None when there are none or the file is damaged, so that it is made again."""
+    try:
+        check_safetensors(path)
+    except MissingError:
+        return None
+    return Latents(**load_file(path))
+
+
+def store(latents: Latents, path: Path) -> None:
+    """Write latents to their final name in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({name: tensor.contiguous() for name, tensor in vars(latents).items()}, temporary)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Trains a small class-conditional model from nothing: classifier, VAE, DiT."""

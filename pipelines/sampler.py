@@ -1,0 +1,139 @@
+"""Sampling with classifier-free guidance over diffusers schedulers, one generator per image.
+
+Sources: DDPM with learned range (arXiv 2102.09672), DDIM (arXiv 2010.02502), DPM-Solver++ (arXiv 2211.01095),
+classifier-free guidance (arXiv 2207.12598).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .diffusion import NoiseSchedule
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .model import DiT
+
+SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Everything that turns (weights, class label, seed) into one image."""
+
+    sampler: Literal["ddpm", "ddim", "dpm-solver++"] = "dpm-solver++"
+    num_inference_steps: int = 20
+    guidance_scale: float = 1.0  # 1 = off
+    guided_channels: int = 4  # the original DiT guides the first 3 of 4, diffusers all
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"--sampler {self.sampler!r} is not one of {', '.join(SAMPLERS)}")
+        if not 1 <= self.num_inference_steps <= 1000:
+            raise UsageError(f"--num-inference-steps {self.num_inference_steps} must lie between 1 and 1000")
+        if not self.guidance_scale >= 0:
+            raise UsageError(f"--guidance-scale {self.guidance_scale} must be at least 0 (1 switches guidance off)")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Network rows per image and step: conditional and unconditional when guidance is on."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+def scheduler_config(schedule: NoiseSchedule) -> dict[str, object]:
+    """The settings that all diffusers schedulers share for this noise schedule."""
+    return {
+        "num_train_timesteps": schedule.num_timesteps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": "linear",
+    }
+
+
+def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
+    """DDIM (eta 0) without clipping, first timestep T - 1; also the scheduler of a saved folder."""
+    return DDIMScheduler.from_config(scheduler_config(schedule), clip_sample=False, timestep_spacing="trailing")
+
+
+def build_scheduler(
+    schedule: NoiseSchedule, settings: SamplerSettings
+) -> DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler:
+    """A fresh diffusers scheduler, its timesteps set (``UsageError`` for a number of steps that it cannot take)."""
+    check_steps(schedule, settings)
+    steps = settings.num_inference_steps
+    if settings.sampler == "ddim":
+        scheduler = ddim_scheduler(schedule)
+        scheduler.set_timesteps(steps)
+    elif settings.sampler == "dpm-solver++":
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler_config(schedule))
+        scheduler.set_timesteps(steps)
+    else:
+        scheduler = DDPMScheduler.from_config(
+            scheduler_config(schedule), clip_sample=False, variance_type="learned_range"
+        )
+        # Explicit timesteps: DDPMScheduler then takes the previous step from the list instead of T // steps.
+        timesteps = np.linspace(0, schedule.num_timesteps - 1, steps).round()[::-1].astype(int)
+        scheduler.set_timesteps(timesteps=timesteps.tolist())
+    return scheduler
+
+
+def check_steps(schedule: NoiseSchedule, settings: SamplerSettings) -> None:
+    """Refuse a number of steps for which diffusers' scheduler silently gives wrong samples (``UsageError``).
+
+    DDIM goes back T // steps timesteps whatever its list says; DPM-Solver++ with T steps meets a timestep twice and
+    divides by zero; DDPM with one step starts at the least noisy timestep.
+    """
+    steps, total = settings.num_inference_steps, schedule.num_timesteps
+    flag = f"--num-inference-steps {steps} with --sampler {settings.sampler}"
+    if settings.sampler == "ddim" and total % steps:
+        raise UsageError(f"{flag} must divide {total}")
+    if settings.sampler == "ddpm" and not 2 <= steps <= total:
+        raise UsageError(f"{flag} must lie between 2 and {total}")
+    if settings.sampler == "dpm-solver++" and not steps < total:
+        raise UsageError(f"{flag} must lie between 1 and {total - 1}")
+
+
+@torch.no_grad()
+def sample_latents(model: "DiT", class_labels: Tensor, seeds: Sequence[int], settings: SamplerSettings) -> Tensor:
+    """Latents (B, C, H, W) for class labels (B,), image j from the noise of ``seeds[j]`` alone."""
+    scheduler = build_scheduler(model.noise_schedule, settings)
+    class_labels = class_labels.to(model.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    latents = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
+    extra = {"generator": generators} if settings.sampler == "ddpm" else {}
+
+    for timestep in scheduler.timesteps:
+        model_input = scheduler.scale_model_input(latents, timestep)
+        output = guided_output(model, model_input, timestep, class_labels, settings)
+        if settings.sampler != "ddpm":
+            output = output.chunk(2, dim=1)[0]
+        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+    return latents
+
+
+def guided_output(
+    model: "DiT", latents: Tensor, timestep: Tensor, class_labels: Tensor, settings: SamplerSettings
+) -> Tensor:
+    """Network output (B, 2C, H, W) with guidance on the first ``guided_channels`` of the noise prediction.
+
+    The other channels are those of the conditional branch, as in the original DiT sampler.
+    """
+    timesteps = torch.full((len(latents),), int(timestep), device=latents.device)
+    if settings.guidance_scale == 1:
+        return model.predict(latents, timesteps, class_labels)
+    null_labels = torch.full_like(class_labels, model.null_class)
+    both = model.predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([class_labels, null_labels]))
+    conditional, unconditional = both.chunk(2)
+
+    guided = slice(0, settings.guided_channels)
+    output = conditional.clone()
+    output[:, guided] = unconditional[:, guided] + settings.guidance_scale * (
+        conditional[:, guided] - unconditional[:, guided]
+    )
+    return output

@@ -1,0 +1,108 @@
+"""Where training data come from: the embedded digits, images on disk, or the model's own samples."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from .digits.data import digit_images
+from .errors import MissingError, UsageError
+from .images import ImageSet, open_images
+from .latents import Latents, encode_images, store, stored
+from .model import EMBEDDED, DiT
+from .randomness import stream_seed
+from .sampler import SamplerSettings, sample_latents
+
+REPLAY = "replay"
+
+
+def default_source(model: str) -> str:
+    """The data that a model is erased on when none are named: its own training set if embedded, else replay."""
+    return model if model in EMBEDDED else REPLAY
+
+
+def check_source(source: str, model: str) -> None:
+    """Refuse a data source that does not exist, before anything is loaded (``MissingError``)."""
+    if source not in (REPLAY, *EMBEDDED) and not Path(source).exists():
+        raise MissingError(f"--data {source} does not exist; give a folder, a zip, {', '.join(EMBEDDED)} or {REPLAY}")
+
+
+def open_source(source: str, model: DiT) -> ImageSet:
+    """The images of a source that is not replay."""
+    if source == "digits":
+        return digits_for(model, "train")
+    return open_images(source, model.classes, image_size=model.image_size).decodable()
+
+
+def digits_for(model: DiT, split: Literal["train", "held-out"]) -> ImageSet:
+    """The embedded digits, if the model has their classes and their size (``UsageError``)."""
+    images = digit_images(split)
+    if images.class_names != model.classes or images.image_size != model.image_size:
+        raise UsageError(
+            f"the embedded digits are {len(images.class_names)} classes of {images.image_size} pixels, the model has "
+            f"{model.num_classes} of {model.image_size}; give a folder or archive of its own classes"
+        )
+    return images
+
+
+def training_latents(
+    model: DiT, source: str, *, cache_dir: Path | None, replay_per_class: int, seed: int, progress: bool
+) -> Latents:
+    """Latents of every class of the model from a source, encoded or sampled once and kept in the cache."""
+    if source == REPLAY:
+        return replay_latents(model, per_class=replay_per_class, seed=seed, cache_dir=cache_dir, progress=progress)
+    flip = source != "digits"  # a mirrored digit is another sign
+    title = "encoding" if progress else ""
+    return encode_images(model, open_source(source, model), cache_dir=cache_dir, flip=flip, progress=title)
+
+
+def replay_latents(
+    model: DiT, *, per_class: int, seed: int, cache_dir: Path | None, progress: bool, batch_size: int = 250
+) -> Latents:
+    """The model's own samples of every class, at guidance 1, as latents without posterior noise."""
+    settings = SamplerSettings(guided_channels=model.guided_channels)
+    path = None
+    if cache_dir is not None:
+        digest = sha256(json.dumps([vars(settings), per_class, seed]).encode())
+        for tensor in model.transformer.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        path = cache_dir / f"replay-{digest.hexdigest()[:12]}.safetensors"
+        if (kept := stored(path)) is not None:
+            return kept
+
+    class_labels = torch.arange(model.num_classes).repeat(per_class)
+    seeds = [stream_seed(seed, "replay", index) for index in range(len(class_labels))]
+    sampled = []
+    bar = tqdm(range(0, len(seeds), batch_size), desc="replay", unit="batch", disable=not progress, leave=False)
+    for start in bar:
+        chunk = slice(start, start + batch_size)
+        sampled.append(sample_latents(model, class_labels[chunk], seeds[chunk], settings).cpu())
+    mean = torch.cat(sampled)[:, None]
+    latents = Latents(mean=mean, std=torch.zeros_like(mean), class_labels=class_labels)
+    if path is not None:
+        store(latents, path)
+    return latents
+
+
+def held_out_images(model: DiT, source: str | None) -> ImageSet:
+    """Real images that a model was not trained on, to compare its samples with.
+
+    The embedded digits have their own; other models need a folder or archive (``UsageError`` without one).
+    """
+    if source is None and trained_on_digits(model.provenance):
+        return digits_for(model, "held-out")
+    if source is None:
+        raise UsageError("--reference is needed to score this model: a folder or archive of real images by class")
+    if source == "digits":
+        return digits_for(model, "held-out")
+    return open_images(source, model.classes, image_size=model.image_size, flag="--reference").decodable()
+
+
+def trained_on_digits(provenance: dict[str, Any]) -> bool:
+    """Whether a model, or the model that it was erased from, was pre-trained on the embedded digits."""
+    while "original" in provenance:
+        provenance = provenance["original"]
+    return provenance.get("data") == "digits"

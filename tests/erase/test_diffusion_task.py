@@ -1,0 +1,113 @@
+"""Diffusion as a task of the engine: batches by side, a fixed probe, the travel of label rows, the attacker's loss."""
+
+import pytest
+import torch
+
+from erase.config import EngineConfig
+from erase.diffusion_task import PROBE_IMAGES, DiffusionTask
+from pipelines.embedding import label_table
+from pipelines.latents import Latents
+
+ENGINE = EngineConfig(forget_batch_size=6, retain_batch_size=10)
+
+
+@pytest.fixture
+def make_task(make_workspace, method_of):
+    """``make_task("esd", ...)``: a task with small batches."""
+
+    def make(name="gradient_ascent", *, scorer=None, forget_classes=(3,), away=False, **options):
+        workspace = make_workspace(forget_classes, away=away)
+        return DiffusionTask(workspace=workspace, method=method_of(name, **options), engine=ENGINE, scorer=scorer)
+
+    return make
+
+
+def test_parameters_are_the_transformers_alone(make_task):
+    task = make_task()
+    named = dict(task.workspace.model.transformer.named_parameters())
+    assert task.parameters.keys() == named.keys()
+    assert all(task.parameters[name] is named[name] for name in named)
+    assert all(each.requires_grad for each in task.parameters.values())
+
+
+def test_batches_have_their_side_their_size_and_their_label_dropout(make_task):
+    task = make_task("relabel", retain_label_dropout=0.5, forget_label_dropout=0.3)
+    retain = torch.cat([task.retain_batch(step, 0).noised.class_labels for step in range(40)])
+    forget = torch.cat([task.forget_batch(step, 0).noised.class_labels for step in range(60)])
+    assert len(retain) == 400 and len(forget) == 360
+    assert not (retain == 3).any() and (retain == 10).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert set(forget.tolist()) == {3, 10} and (forget == 10).float().mean().item() == pytest.approx(0.3, abs=0.08)
+
+
+def test_the_attacker_trains_the_class_under_its_own_label(make_task):
+    task = make_task("relabel", forget_label_dropout=0.5, forget_classes=(3, 8))
+    batches = [task.relearning_batch(step, phase) for step in range(3) for phase in range(3)]
+    assert set(torch.cat([each.noised.class_labels for each in batches]).tolist()) == {3, 8}
+    seeds = {each.seed for each in batches} | {
+        task.forget_batch(step, phase).seed for step in range(3) for phase in range(3)
+    }
+    assert len(seeds) == 18  # no batch is shared with another, or with a forget phase
+
+    noised = batches[0].noised
+    output = task.workspace.predict(noised)
+    simple = (noised.noise - output[:, :4]).square().mean()
+    loss = task.relearning_loss(batches[0])
+    assert loss.requires_grad and loss > simple  # the variance term is never negative
+    torch.testing.assert_close(loss, task.workspace.denoising(noised).denoising.mean())
+
+
+def test_the_probe_is_one_batch_from_every_retained_class(make_task):
+    task = make_task()
+    labels = task.probe.noised.class_labels
+    assert labels.unique().tolist() == task.workspace.retained_classes and len(labels) == 108
+    first = task.probe_loss()
+    task.retain_loss(task.retain_batch(3, 0))
+    assert isinstance(first, float) and task.probe_loss() == first
+    noised = task.probe.noised
+    expected = (noised.noise - task.workspace.predict(noised)[:, :4]).square().mean()
+    assert first == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_large_probe_is_spread_over_the_set(make_workspace, method_of, toy_latents):
+    """A folder is sorted by class: its first images would watch one class alone."""
+    workspace = make_workspace((3,))
+    kept = workspace.retain
+    repeated = kept.class_labels.repeat_interleave(50)
+    means = kept.mean.repeat_interleave(50, dim=0)
+    workspace.retain = Latents(mean=means, std=torch.zeros_like(means), class_labels=repeated)
+    task = DiffusionTask(workspace=workspace, method=method_of("gradient_ascent"), engine=ENGINE)
+    counts = task.probe.noised.class_labels.bincount(minlength=10)
+    assert counts.sum() == PROBE_IMAGES and counts[3] == 0
+    assert counts[workspace.retained_classes].min() >= 28 and counts.max() <= 29
+
+
+def test_losses_are_the_methods(make_task):
+    task = make_task("sfron")
+    batch = task.forget_batch(0, 0)
+    own = task.method.forget_loss(task.workspace, batch)
+    assert torch.equal(task.forget_loss(batch).objective, own.objective)
+    batch = task.retain_batch(0, 0)
+    loss, plain = task.retain_loss(batch), task.workspace.denoising(batch.noised)
+    torch.testing.assert_close(loss.objective, (plain.simple + plain.vlb).mean())
+    torch.testing.assert_close(loss.denoising, plain.simple.mean())
+
+
+def test_travel_is_how_far_the_rows_have_moved(make_task):
+    task = make_task(forget_classes=(3, 8))
+    assert task.travel() == {"erased_row_travel": 0, "null_row_travel": 0}
+    with torch.no_grad():
+        table = label_table(task.workspace.model.transformer)
+        table[3, :2] += torch.tensor([3.0, 4.0])
+        table[8, 0] += 1.0
+        table[10, 5] -= 2.0
+        table[0] += 100.0
+    travel = task.travel()
+    assert travel["erased_row_travel"] == pytest.approx(3, rel=1e-5)
+    assert travel["null_row_travel"] == pytest.approx(2, rel=1e-5)
+
+
+def test_a_score_needs_a_scorer(make_task):
+    scores = {"forget_accuracy": 0.1, "retain_accuracy": 0.9}
+    assert make_task(scorer=lambda: scores).score() == scores
+    with pytest.raises(ValueError, match="an early stop needs a classifier"):
+        make_task().score()

@@ -1,0 +1,119 @@
+"""The plan: counted from configurations alone, and checked against the model that it describes."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from erase import plan
+from erase.erasure import configure
+from eval.protocol import named
+from pipelines.files import read_json
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def bare_folder(tiny_folder, tmp_path):
+    """The model's configurations without a single weight."""
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert not list(folder.rglob("*.safetensors"))
+    return folder
+
+
+@pytest.fixture
+def counted(bare_folder):
+    """``counted(method="sfron", steps=5)``: the plan of a request."""
+
+    def count(protocol=None, data="replay", **options):
+        method = options.pop("method", "gradient_ascent")
+        config = configure(str(bare_folder), ["three", 5], method=method, data=data, options=options)
+        return plan.count(config, protocol, CPU)
+
+    return count
+
+
+def test_weights_are_counted_once_although_diffusers_holds_copies(counted, loaded_dit):
+    trainable = sum(each.numel() for each in loaded_dit.transformer.parameters())
+    found = counted()
+    assert found["trainable_weights"] == trainable
+    vae = sum(each.numel() for each in loaded_dit.vae.parameters())
+    assert found["disk_bytes"] == 4 * (trainable + vae)
+
+    # Weights, gradients and two moments for each optimizer; a frozen copy and two Fishers where they are needed.
+    size = {name: counted(method=name)["weights_and_states_bytes"] for name in ("gradient_ascent", "esd", "sfron")}
+    assert size["gradient_ascent"] == 4 * (6 * trainable + vae)
+    assert size["esd"] - size["gradient_ascent"] == 4 * trainable
+    assert size["sfron"] - size["gradient_ascent"] == 8 * trainable
+    assert counted(optimizers="shared")["weights_and_states_bytes"] == 4 * (4 * trainable + vae)
+
+
+def test_the_flops_of_a_row_are_those_that_torch_counts(loaded_dit, bare_folder):
+    latents, labels = torch.zeros(1, *loaded_dit.latent_shape), torch.tensor([3])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        loaded_dit.predict(latents, torch.tensor([500]), labels)
+    transformer = plan.on_meta(DiTTransformer2DModel, read_json(bare_folder / "transformer" / "config.json"))
+    plan.tie_embedders(transformer, time_embedding="diffusers", check=False)
+    assert plan.forward_flops(transformer) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_rows_follow_steps_phases_and_batches(counted):
+    """A backward pass counts as two forwards."""
+    sizes = {"steps": 10, "forget_batch_size": 4, "retain_batch_size": 8}
+    replayed = 100 * 10 * 20  # images of each class, classes, sampling steps
+    rows = counted(**sizes, forget_steps=2, retain_steps=3)["rows"]
+    assert rows == {"preparation": replayed, "forget": 3 * 10 * 2 * 4, "retain": 3 * 10 * 3 * 8, "scoring": 0}
+    assert counted(**sizes, method="esd")["rows"]["forget"] == 4 * 10 * 4  # one frozen forward more
+    assert counted(**sizes, method="retain_posterior")["rows"]["forget"] == (3 + 1 + 8) * 10 * 4
+    assert counted(**sizes, method="sfron", fisher_samples=7)["rows"]["preparation"] == replayed + 2 * 3 * 7
+    robust = counted(**sizes, robust=True, robust_steps=9, robust_every=2)["rows"]["forget"]
+    assert robust == 10 * 4 * (3 + 3 * (5 + 1) / 2)  # five attack steps on average, and the gradient after them
+
+
+def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
+    (tmp_path / "images").mkdir()
+    images = str(tmp_path / "images")
+    assert counted(data=images)["rows"]["preparation"] == 0
+    assert counted(data=images, method="selective_amnesia", fisher_samples=1)["rows"]["preparation"] == 20_000 + 3
+    assert counted(replay_per_class=2)["rows"]["preparation"] == 400
+
+
+@pytest.mark.parametrize("method", ["embedding_reset", "retrain"])
+def test_a_method_without_steps_plans_none(counted, method):
+    found = counted(method=method)
+    assert found["steps"] == 0 and found["rows"]["forget"] == found["rows"]["retain"] == 0
+
+
+def test_scoring_counts_guided_rows_twice(counted):
+    small = named("small")
+    images = 2 * (small.num_forget_images * 2 + small.num_retain_images) + 4 * 2 * 250
+    assert counted(small)["rows"]["scoring"] == images * 20
+    assert counted(dataclasses.replace(small, guidance_scale=1.5))["rows"]["scoring"] == images * 20 * 2
+
+
+def test_the_plan_says_what_will_happen(counted, bare_folder):
+    before = sorted(bare_folder.parent.rglob("*"))
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    found = counted(named("small"), method="sfron", steps=40)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert sorted(bare_folder.parent.rglob("*")) == before  # nothing is written
+    assert found["erase"] == ["three", "five"] and found["needs"] == ["forget_fisher", "retain_fisher"]
+    assert found["estimated_seconds"] > 0 and found["tflop"] > 0
+
+    text = plan.text(found)
+    for words in ("three, five", "sfron, dual optimizers, 40 steps", "forget_fisher, retain_fisher", "data: replay"):
+        assert words in text
+    assert f"{found['trainable_weights']:,} trainable" in text and len(text.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36_000, "10.0 h")],
+)
+def test_durations_are_rough(seconds, words):
+    assert plan.duration(seconds) == words

@@ -1,0 +1,135 @@
+"""A model whose denoiser is known in closed form, its perfect classifier, and real images from the same Gaussians."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from eval.features import ClassifierScorer
+from eval.protocol import named
+from eval.reference import observe, reference_from_observations
+from pipelines.classifier import Classifier
+from pipelines.diffusion import NoiseSchedule
+
+torch.set_num_threads(1)
+NUM_CLASSES, SIZE, SPREAD = 5, 4, 0.25
+GREY = 40.0  # grey levels per unit of a latent
+
+
+class ToyTransformer(nn.Module):
+    """A label table where pipelines.embedding looks for it; its rows are the class means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = nn.Embedding(NUM_CLASSES + 1, 3 * SIZE * SIZE)
+        means = torch.randn(NUM_CLASSES, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(0))
+        table.weight.data = torch.cat([means, means.mean(0, keepdim=True)])
+        emb = nn.Module()
+        emb.class_embedder = nn.Module()
+        emb.class_embedder.embedding_table = table
+        block = nn.Module()
+        block.norm1 = nn.Module()
+        block.norm1.emb = emb
+        self.transformer_blocks = nn.ModuleList([block])
+
+    @property
+    def means(self) -> torch.Tensor:
+        return self.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
+
+
+class ToyDiT:
+    """Class c is N(row c of the label table, SPREAD^2); the denoiser is the exact posterior mean."""
+
+    num_classes, null_class, image_size = NUM_CLASSES, NUM_CLASSES, SIZE
+    latent_shape = (3, SIZE, SIZE)
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.transformer = ToyTransformer()
+        self.noise_schedule = NoiseSchedule(1000, beta_start=1e-4, beta_end=0.02)
+        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0).float()
+        self.id2label = dict(enumerate(["zero", "one", "two", "three", "four"]))
+        self.provenance = {"source": "toy"}
+
+    def predict(self, latents, timesteps, class_labels):
+        mean = self.transformer.means.detach()[class_labels].view(-1, *self.latent_shape)
+        abar = self.alphas_cumprod[timesteps][:, None, None, None]
+        shrink = SPREAD**2 * abar.sqrt() / (SPREAD**2 * abar + 1 - abar)
+        denoised = mean + shrink * (latents - abar.sqrt() * mean)
+        noise = (latents - abar.sqrt() * denoised) / (1 - abar).sqrt()
+        return torch.cat([noise, torch.zeros_like(noise)], 1)
+
+    def decode(self, latents):
+        return (latents * GREY + 128).round().clamp(0, 255).to(torch.uint8)
+
+    def frozen_copy(self):
+        return copy.deepcopy(self)
+
+
+class NearestMean(nn.Module):
+    """Logits are minus half the squared distance to each class mean, features the pixels."""
+
+    num_classes, num_features = NUM_CLASSES, 3 * SIZE * SIZE
+
+    def __init__(self, means: torch.Tensor) -> None:
+        super().__init__()
+        self.means = nn.Parameter(means.clone())
+
+    def forward_features(self, pixels):
+        return (pixels.flatten(1) * 255 - 128) / GREY
+
+    def forward_head(self, maps, pre_logits=False):
+        return maps if pre_logits else -0.5 * torch.cdist(maps, self.means).square()
+
+
+class RealImages:
+    """``count`` images of each class, drawn from the class Gaussians."""
+
+    key = "toy real images"
+
+    def __init__(self, means: torch.Tensor, count: int, seed: int) -> None:
+        self.labels = torch.arange(NUM_CLASSES).repeat_interleave(count)
+        noise = torch.randn(len(self.labels), means.shape[1], generator=torch.Generator().manual_seed(seed))
+        latents = means[self.labels] + SPREAD * noise
+        self.pixels = (latents * GREY + 128).round().clamp(0, 255).to(torch.uint8).view(-1, 3, SIZE, SIZE)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices):
+        return self.pixels[indices]
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """The untouched model with its classifier, protocol and held-out reference for class 3."""
+    model = ToyDiT()
+    means = model.transformer.means.detach()[:NUM_CLASSES]
+    classifier = Classifier(name="toy", network=NearestMean(means), input_size=SIZE, mean=(0,) * 3, std=(1,) * 3)
+    scorer = ClassifierScorer(classifier, feature_space="toy")
+    observations = observe(RealImages(means, 60, 1), scorer=scorer)
+    reference = reference_from_observations(observations, forget_classes=(3,), description="toy held-out images")
+    return SimpleNamespace(
+        model=model,
+        scorer=scorer,
+        observations=observations,
+        reference=reference,
+        training=observe(RealImages(means, 60, 2), scorer=scorer),
+        protocol=named("small"),
+    )
+
+
+@pytest.fixture
+def original():
+    return ToyDiT()
+
+
+@pytest.fixture
+def erased():
+    """The model whose row of class 3 is that of class 4."""
+    model = ToyDiT()
+    model.transformer.means.data[3] = model.transformer.means.data[4]
+    return model

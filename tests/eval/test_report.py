@@ -1,0 +1,246 @@
+"""The report page, its pictures and charts: whole, self-contained, within its budget and readable without a picture."""
+
+import copy
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image
+
+from eval import words
+from eval.charts import height, line_chart, linear_ticks, log_ticks
+from eval.evaluate import draw_samples, evaluate
+from eval.pictures import before_after, data_uri, grid, save_png, scale_within
+from eval.probe import Budget, run_probe
+from eval.report import Report, pictured_classes, render_report, write_report
+
+HISTORY = [
+    {"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}
+    for step in range(0, 50, 10)
+]
+
+
+@pytest.fixture
+def protocol(toy):
+    return replace(toy.protocol, num_forget_images=20, num_retain_images=40, num_inference_steps=4)
+
+
+@pytest.fixture
+def report(toy, original, erased, protocol):
+    models = {"original": original, "erased": erased}
+    record = evaluate(models, forget_classes=[3], protocol=protocol, scorer=toy.scorer, reference=toy.reference)
+    budget = Budget(original=original, protocol=protocol, scorer=toy.scorer, num_images=10)
+    found = run_probe("embedding_restore", erased, 3, budget, control_class=1)
+    record["probes"] = {"embedding_restore": {name: result.to_dict() for name, result in found.items()}}
+    classes = pictured_classes(record)
+    return Report(
+        record=record,
+        samples=draw_samples(models, classes, protocol=protocol, num_images=8),
+        sampled_classes=classes,
+        probes={"embedding_restore": found},
+        history=HISTORY,
+        command='erase run three --note "<50 %>"',
+        facts={"method": "sfron"},
+    )
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text, and whether every tag is closed."""
+
+    VOID = ("meta", "img", "input", "br", "link", "rect", "line", "polyline")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.words, self.ids = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_page_tells_the_outcome_in_plain_words(report):
+    page = Page(render_report(report))
+    assert not page.open
+    assert "three erased from toy" in page.text
+    assert "Asked for “three”, the model draws it in 0.0 % of images. Before, it was 100.0 %." in page.text
+    for part in ("Everything else", "Scores", "Accuracy by class", "What “three” draws now", "or only avoided",
+                 "How the erasure went", "Do it again", "Embedding reset (trivial", "Not measured"):  # fmt: skip
+        assert part in page.text, part
+    assert "method sfron" in page.text
+
+
+def test_the_page_is_self_contained_and_accessible(report):
+    text = render_report(report)
+    page = Page(text)
+    assert not re.search(r"https?://|url\(|@import|<link", text)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) > 10
+    assert all(image["src"].startswith("data:image/png;base64,") and "alt" in image for image in images)
+    assert sum(image["alt"] == "" for image in images) == 1  # the copy under the slider
+    assert len(page.ids) == len(set(page.ids))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert ("html", {"lang": "en"}) in page.tags
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_the_command_is_left_exactly_as_it_was_typed_and_escaped(report):
+    text = render_report(report)
+    assert "<code>erase run three --note &#34;&lt;50 %&gt;&#34;</code>" in text
+    hostile = copy.deepcopy(dict(report.record))
+    hostile["class_names"] = ["<script>x</script>"] * 5
+    assert "<script>x" not in render_report(replace(report, record=hostile))
+
+
+def test_only_the_record_is_indispensable(report):
+    record = copy.deepcopy(dict(report.record))
+    record["probes"] = {}
+    page = Page(render_report(Report(record=record)))
+    assert "Scores" in page.text and "How the erasure went" not in page.text
+    for model in ("original", "erased", "delta"):
+        record[model] = {"forget_accuracy": record[model]["forget_accuracy"]}
+    record["neighbours"] = []
+    assert "Forget accuracy" in Page(render_report(Report(record=record))).text
+
+
+def test_collapse_is_called_by_its_name(report):
+    record = copy.deepcopy(dict(report.record))
+    assert "with care" not in render_report(report)
+    record["delta"]["retain_accuracy"]["value"] = -0.4
+    assert "the other classes lost 40 points" in render_report(replace(report, record=record))
+    record["erased"]["forget_degenerate_rate"]["value"] = 1.0
+    assert "100.0\N{NO-BREAK SPACE}% of the images are blank" in render_report(replace(report, record=record))
+
+
+def test_a_thousand_classes_of_large_noise_stay_under_five_megabytes(report):
+    record = copy.deepcopy(dict(report.record))
+    record["class_names"] = [f"class number {index} with a rather long name" for index in range(1000)]
+    for model in ("original", "erased"):
+        per_class = record[model]["retain_accuracy"]["detail"]["per_class"]
+        entry = per_class["0"]
+        per_class.update({str(index): {**entry, "value": index / 1000} for index in range(5, 1000)})
+    classes = [3, 0, 1, 2, 4, 50, 60, 70]
+    noise = torch.randint(0, 256, (8, 8, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    big = replace(report, record=record, samples={"original": noise, "erased": noise}, sampled_classes=classes)
+    text = render_report(big)
+    assert 2_000_000 < len(text.encode()) < 5_000_000
+    assert "983 more classes" in Page(text).text
+
+
+def test_the_report_is_written_whole(report, tmp_path):
+    write_report(
+        tmp_path / "report.html",
+        report.record,
+        samples=report.samples,
+        sampled_classes=report.sampled_classes,
+        history=report.history,
+        command=report.command,
+        facts=report.facts,
+        probes=report.probes,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == render_report(report)
+
+
+def test_pictured_classes_start_with_what_matters(report):
+    chosen = pictured_classes(report.record)
+    assert chosen[:4] == [3, *report.record["neighbours"]]
+    assert sorted(chosen) == [0, 1, 2, 3, 4]
+    many = {**report.record, "class_names": list(range(1000))}
+    assert pictured_classes(many) == pictured_classes(many) and len(pictured_classes(many)) == 10
+
+
+@pytest.mark.parametrize(("value", "unit", "text"), [
+    (0.0, "share", "0.0 %"), (0.97, "share", "97.0 %"), (7.4213, "distance", "7.42"), (0.00123, "distance", "0.00123"),
+    (408.07, "distance", "408"), (12345.6, "distance", "12,346"), (1.5, "bits", "1.50 bits"),
+    (None, "share", "not measured"),
+])  # fmt: skip
+def test_numbers_in_words(value, unit, text):
+    assert words.number(value, unit) == text
+
+
+def test_sentences_and_verdicts(report):
+    expected = "Forget accuracy 0.0 % (was 100.0 %), lower is better"
+    assert words.sentence("forget_accuracy", report.record) == expected
+    assert words.interval({"low": 0.0, "high": 0.0038}, "share") == "0.0 to 0.4 %"
+    assert words.change({"value": -0.97}, "share") == "\N{MINUS SIGN}97.0 points"
+    assert words.verdict("forget_accuracy", {"value": -0.9, "low": -1, "high": -0.8}) == "better"
+    assert words.verdict("retain_accuracy", {"value": -0.9, "low": -1, "high": -0.8}) == "worse"
+    assert words.verdict("retain_accuracy", {"value": -0.01, "low": -0.05, "high": 0.03}) == "no clear change"
+    assert words.verdict("erased_entropy", {"value": 1.0}) == ""
+    assert words.listed(["a"]) == "a" and words.listed(["a", "b", "c"]) == "a, b and c"
+    assert words.model_name({"models": {"original": {"source": "/runs/a/model"}}}) == "model"
+    assert words.model_name({"models": {"original": {"source": "facebook/DiT-XL-2-256"}}}) == "facebook/DiT-XL-2-256"
+
+
+def test_a_grid_puts_every_pixel_where_it_belongs(tmp_path):
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 2, 2) * 10
+    picture = grid(images, columns=3, scale=2, gap=1)
+    assert picture.size == (3 * 5 - 1, 2 * 5 - 1)
+    assert [picture.getpixel((x, y))[0] for x, y in ((0, 0), (5, 0), (13, 3), (0, 5), (8, 8))] == [0, 10, 20, 30, 40]
+    assert picture.getpixel((4, 0)) == picture.getpixel((12, 7)) == (255, 255, 255)
+    assert grid(images, columns=3, transparent=True).getpixel((2, 0))[3] == 0
+    save_png(picture, tmp_path / "a.png")
+    assert list(Image.open(tmp_path / "a.png").get_flattened_data()) == list(picture.get_flattened_data())
+    assert data_uri(picture).startswith("data:image/png;base64,")
+
+
+def test_the_labelled_picture_shows_both_sides():
+    images = torch.full((8, 3, 16, 16), 200, dtype=torch.uint8)
+    picture = before_after([("three", images, images // 2), ("a longer name", images, images)], columns=8, scale=2)
+    colours = picture.getcolors(maxcolors=100_000)
+    assert {(200, 200, 200), (100, 100, 100)} <= {colour for _, colour in colours}
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "scale"), [(32, 100, 4), (256, 10, 0.5), (256, 400, None), (64, 9_999, None)]
+)
+def test_scales_keep_to_the_budget(size, count, scale):
+    found = scale_within(size, count, budget=4_000_000, preferred=128)
+    assert scale is None or found == scale
+    if found < 1:
+        assert (size * found) ** 2 * 3 * 4 / 3 * count <= 4_000_000
+
+
+def test_charts_scale_and_break_where_a_value_is_missing():
+    history = [*HISTORY, {"step": 50, "forget_loss": None}, {"step": 60, "forget_loss": float("nan")}]
+    chart = line_chart("loss", [*history, {"step": 70, "forget_loss": 2.0}, {"step": 80, "forget_loss": 3.0}],
+                       {"forget_loss": "forget", "retain_loss": "retain", "absent": "absent"})  # fmt: skip
+    assert [(line.name, len(line.segments), line.emphasis) for line in chart.lines] == [
+        ("forget", 2, True), ("retain", 1, False)]  # fmt: skip
+    assert (chart.first_step, chart.last_step, chart.logarithmic) == (0, 80, False)
+    points = [float(part) for line in chart.lines for run in line.segments for part in re.split("[ ,]", run)]
+    assert min(points) >= 0 and max(points) <= 100
+    assert line_chart("norm", HISTORY, {"forget_grad_norm": "forget"}).logarithmic
+    assert line_chart("loss", [], {"forget_loss": "forget"}) is None
+    assert line_chart("loss", HISTORY[:1], {"forget_loss": "forget"}) is None
+
+
+def test_ticks_are_round_and_enclose():
+    assert linear_ticks(0.18, 1.41) == [0, 0.5, 1, 1.5]
+    assert linear_ticks(1.0, 1.0)[0] <= 1 <= linear_ticks(1.0, 1.0)[-1]
+    assert log_ticks(0.5, 40) == [0.1, 1, 10, 100]
+    assert len(log_ticks(1e-9, 1e9)) <= 6 + 1
+    assert height(10, 1, 100, True) == pytest.approx(50)
+    assert height(1, 1, 5, False) == 100

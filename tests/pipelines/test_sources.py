@@ -1,0 +1,171 @@
+"""Where training data come from: the embedded digits, folders by class name, the model's own samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.classes import ClassNames
+from pipelines.digits.data import NAMES, digit_images
+from pipelines.errors import MissingError, UsageError
+from pipelines.latents import Latents, cache_key, encode_images
+from pipelines.model import DiT
+from pipelines.randomness import stream_seed
+from pipelines.sampler import SamplerSettings, sample_latents
+from pipelines.sources import (
+    check_source,
+    default_source,
+    held_out_images,
+    open_source,
+    replay_latents,
+    trained_on_digits,
+    training_latents,
+)
+
+
+@pytest.fixture
+def replay(tiny: DiT, tmp_path: Path) -> Callable[..., Latents]:
+    """Two samples of each class, with some arguments of another value."""
+
+    def replay(model: DiT = tiny, **values: object) -> Latents:
+        arguments = {"per_class": 2, "seed": 5, "cache_dir": tmp_path / "cache", "progress": False}
+        return replay_latents(model, **(arguments | values))
+
+    return replay
+
+
+@pytest.fixture
+def digits_model(fresh: DiT) -> DiT:
+    """A model with the classes and the image size of the digits."""
+    fresh.transformer.register_to_config(sample_size=8)
+    assert fresh.image_size == 32
+    return fresh
+
+
+def count_forwards(model: DiT) -> list[int]:
+    """A list that grows by one element at each pass of the transformer."""
+    calls: list[int] = []
+    model.transformer.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_default_source() -> None:
+    assert default_source("digits") == "digits"
+    assert default_source("/some/folder") == default_source("facebook/DiT-XL-2-256") == "replay"
+
+
+def test_sources_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    for source in ("digits", "replay", str(tmp_path)):
+        check_source(source, "digits")
+    with pytest.raises(MissingError, match=r"--data nowhere does not exist; give a folder, a zip, digits or replay"):
+        check_source("nowhere", "digits")
+
+
+def test_folders_are_labelled_by_the_models_names(tiny: DiT, picture_folder: Callable) -> None:
+    """Two of ten classes: their labels are the model's, not the folders' places; damaged files are left out."""
+    folder = picture_folder(("two", "seven"), per_class=3)
+    (folder / "two" / "000.png").write_bytes((folder / "two" / "000.png").read_bytes()[:60])
+    images = open_source(str(folder), tiny)
+    assert sorted(images.labels.tolist()) == [2, 2, 7, 7, 7] and images.image_size == 16
+
+
+def test_training_latents_of_a_folder_are_flipped(tiny: DiT, picture_folder: Callable, tmp_path: Path) -> None:
+    folder = picture_folder(("two", "seven"), per_class=3)
+    latents = training_latents(
+        tiny, str(folder), cache_dir=tmp_path / "cache", replay_per_class=0, seed=0, progress=False
+    )
+    expected = encode_images(tiny, open_source(str(folder), tiny), cache_dir=None, flip=True)
+    assert latents.mean.shape[1] == 2
+    assert torch.equal(latents.mean, expected.mean) and torch.equal(latents.class_labels, expected.class_labels)
+    key = cache_key(tiny, open_source(str(folder), tiny), flip=True)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"latents-{key}.safetensors"]
+
+
+def test_digits_are_not_flipped(digits_model: DiT) -> None:
+    """A mirrored digit is another sign."""
+    latents = training_latents(digits_model, "digits", cache_dir=None, replay_per_class=0, seed=0, progress=False)
+    assert latents.mean.shape == (1397, 1, *digits_model.latent_shape)
+
+
+@pytest.mark.parametrize("change", ["size", "names"])
+def test_digits_are_not_for_other_models(digits_model: DiT, change: str) -> None:
+    """Another image size would give latents of another shape, other classes wrong labels."""
+    if change == "size":
+        digits_model.transformer.register_to_config(sample_size=4)
+    else:
+        digits_model.classes = ClassNames([f"class {index}" for index in range(10)])
+    with pytest.raises(UsageError, match="the embedded digits are 10 classes of 32 pixels"):
+        open_source("digits", digits_model)
+    with pytest.raises(UsageError, match="the embedded digits are 10 classes of 32 pixels"):
+        held_out_images(digits_model, "digits")
+
+
+def test_digits_have_a_fixed_split() -> None:
+    """Forty of each class are held out, no image is in both parts, and together they are all there are."""
+    train, held_out = digit_images("train"), digit_images("held-out")
+    assert (len(train), len(held_out)) == (1397, 400) and train.image_size == 32
+    assert held_out.labels.bincount().tolist() == [40] * 10
+    assert train.key != held_out.key and digit_images("train").key == train.key
+    seen = {pixels.numpy().tobytes() for pixels in train.pixels}
+    assert sum(pixels.numpy().tobytes() in seen for pixels in held_out.pixels) == 0
+    assert train.class_names.labels == NAMES
+
+
+def test_replay_is_the_models_own_samples(fresh: DiT, replay: Callable) -> None:
+    """Every class equally often, at guidance 1, as latents without posterior noise."""
+    latents = replay(fresh, cache_dir=None)
+    assert latents.class_labels.bincount().tolist() == [2] * 10
+    assert latents.mean.shape == (20, 1, *fresh.latent_shape) and latents.std.abs().max() == 0
+    seeds = [stream_seed(5, "replay", index) for index in range(20)]
+    settings = SamplerSettings(guided_channels=3)
+    expected = sample_latents(fresh, latents.class_labels, seeds, settings)
+    assert settings.guidance_scale == 1 and torch.equal(latents.mean[:, 0], expected)
+    assert not fresh.transformer.proj_out_2.weight.grad_fn and not latents.mean.requires_grad
+
+
+def test_replay_does_not_depend_on_the_batch(replay: Callable) -> None:
+    expected = replay(cache_dir=None).mean
+    assert (replay(cache_dir=None, batch_size=7).mean - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_replay_is_sampled_once(fresh: DiT, replay: Callable, tmp_path: Path) -> None:
+    first = replay(fresh)
+    calls = count_forwards(fresh)
+    second = replay(fresh)
+    assert not calls and torch.equal(first.mean, second.mean)
+    assert torch.equal(first.class_labels, second.class_labels)
+
+
+def test_damaged_replay_is_sampled_again(fresh: DiT, replay: Callable, tmp_path: Path) -> None:
+    first = replay(fresh)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+    calls = count_forwards(fresh)
+    assert torch.equal(replay(fresh).mean, first.mean) and len(calls) == 20
+
+
+@pytest.mark.parametrize("change", ["weights", "count", "seed"])
+def test_replay_of_something_else_is_another_file(fresh: DiT, replay: Callable, tmp_path: Path, change: str) -> None:
+    replay(fresh)
+    if change == "weights":
+        fresh.transformer.transformer_blocks[1].ff.net[2].bias.data[0] += 1e-3
+    replay(fresh, **{"weights": {}, "count": {"per_class": 3}, "seed": {"seed": 6}}[change])
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_held_out_images_of_digits(digits_model: DiT) -> None:
+    """A model pre-trained on digits has its own, and so has one that was erased from it."""
+    for provenance in ({"data": "digits"}, {"original": {"original": {"data": "digits"}}, "data": "replay"}):
+        digits_model.provenance = provenance
+        assert trained_on_digits(provenance) and len(held_out_images(digits_model, None)) == 400
+    assert held_out_images(digits_model, "digits").labels.bincount().tolist() == [40] * 10
+
+
+def test_held_out_images_of_other_models_are_asked_for(tiny: DiT, picture_folder: Callable) -> None:
+    with pytest.raises(UsageError, match="--reference is needed"):
+        held_out_images(tiny, None)
+    images = held_out_images(tiny, str(picture_folder(("nine", "one"), per_class=2)))
+    assert images.labels.tolist() == [9, 9, 1, 1]
+    with pytest.raises(MissingError, match="--reference nowhere"):
+        held_out_images(tiny, "nowhere")
