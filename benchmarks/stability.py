@@ -9,14 +9,10 @@ of ``stability.jsonl`` as soon as it is done; the summary and the figure are mad
 """
 
 import argparse
-import json
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from tqdm import tqdm
+from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
 
 METHODS = ("gradient_ascent", "sfron", "salun", "selective_amnesia", "retain_posterior")
 SIDES = ("shared", "dual")
@@ -24,104 +20,45 @@ VALUES = {"shared": (0.03, 0.1, 0.3, 1.0), "dual": (2e-5, 6e-5, 2e-4, 6e-4)}
 TUNED = {"shared": "forget_weight", "dual": "forget_learning_rate"}
 TUNING_CLASSES = (1, 3, 8)
 STEPS = 150
-IMAGES = 250  # of the erased class, and as many of the others together
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One erasure to make and score; ``side`` is ``none`` for the original and the retrained model."""
+class Scale:
+    """How much of the comparison is run."""
 
-    method: str
-    side: str
-    value: float
-    forget_class: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Identifies the job in the results."""
-        return json.dumps(asdict(self), sort_keys=True)
+    name: str
+    methods: Sequence[str]
+    values: Mapping[str, Sequence[float]]
+    tuning_classes: Sequence[int]
+    classes: Sequence[int]
+    more_seeds: Sequence[int]
+    retrain: bool
 
 
-def settings(job: Job) -> dict[str, Any]:
-    """Engine settings of a job: everything equal but the optimizers and the tuned value."""
-    return {
-        "steps": STEPS,
-        "optimizers": job.side,
-        TUNED[job.side]: job.value,
-        "seed": job.seed,
-        "fisher_samples": 500,
-    }
+FULL = Scale("stability", METHODS, VALUES, TUNING_CLASSES, tuple(range(10)), (1, 2), True)
+QUICK = Scale(
+    "stability-quick",
+    ("gradient_ascent", "retain_posterior"),
+    {side: values[1:3] for side, values in VALUES.items()},
+    (3,),
+    (3,),
+    (),
+    False,
+)
 
 
-def carry_out(job: Job) -> dict[str, Any]:
-    """Make and score one model; runs in a worker process with one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    from erase.erasure import configure, run_erasure
-    from erase.rundir import cache_dir
-    from pipelines.errors import DivergedError
-
-    options = {"seed": job.seed} if job.side == "none" else settings(job)
-    method = "embedding_reset" if job.method == "original" else job.method
-    config = configure("digits", [job.forget_class], method=method, options=options)
-    started = time.perf_counter()
-    try:
-        erased = run_erasure(config, cache_dir=cache_dir())
-    except DivergedError as error:
-        return {**asdict(job), "diverged": str(error), "seconds": time.perf_counter() - started}
-    seconds = time.perf_counter() - started
-    model = erased.original if job.method == "original" else erased.model
-    return {**asdict(job), **scores(erased.original, model, job.forget_class), "seconds": seconds}
+def erasure(method: str, side: str, value: float, forget_class: int, seed: int = 0) -> Job:
+    """One run: everything equal but the optimizers and the tuned value."""
+    options = {"steps": STEPS, "optimizers": side, TUNED[side]: value, "fisher_samples": 500}
+    return Job(method=method, forget_class=forget_class, options=tuple(sorted(options.items())), seed=seed)
 
 
-def scores(original: Any, model: Any, forget_class: int) -> dict[str, float]:
-    """Forget accuracy, retain accuracy and Frechet distance of one model."""
-    from erase.scoring import protocol_scorer, real_reference
-    from eval.evaluate import NO_FEATURES, score_model
-    from eval.metric import Context
-    from eval.protocol import named
-
-    protocol = replace(named("small"), name="stability", num_forget_images=IMAGES, num_retain_images=IMAGES)
-    scorer = protocol_scorer(original, protocol)
-    reference = real_reference(original, (forget_class,), scorer=scorer, source=None)
-    context = Context(
-        forget_classes=(forget_class,),
-        num_classes=original.num_classes,
-        reference=reference,
-        training_features=NO_FEATURES,
-        seed=protocol.first_seed,
-    )
-    names = ("forget_accuracy", "retain_accuracy", "frechet")
-    values = score_model(model, names, context, protocol=protocol, scorer=scorer)
-    return {name: values[name]["value"] for name in names}
+def baseline(method: str, forget_class: int) -> Job:
+    """The original or the retrained model, which are not tuned."""
+    return Job(method=method, forget_class=forget_class)
 
 
-def done_jobs(path: Path) -> dict[str, dict[str, Any]]:
-    """Finished jobs by key; a line cut short by a kill is left out."""
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    return {Job(**{name: row[name] for name in Job.__dataclass_fields__}).key: row for row in rows}
-
-
-def run_jobs(jobs: list[Job], path: Path, *, workers: int, title: str) -> dict[str, dict[str, Any]]:
-    """Carry out the jobs that are not in the results yet; returns all results."""
-    done = done_jobs(path)
-    todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
-    with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
-        futures = {pool.submit(carry_out, job): job for job in todo}
-        for future in tqdm(as_completed(futures), total=len(todo), desc=title, unit="run"):
-            row = future.result()
-            done[futures[future].key] = row
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-    return done
-
-
-def cost(row: dict[str, Any], original: dict[str, Any]) -> float:
+def cost(row: Row, original: Row) -> float:
     """What tuning minimises: forget accuracy + lost retain accuracy + a tenth of the relative Frechet growth."""
     if "diverged" in row:
         return 3.0
@@ -130,37 +67,33 @@ def cost(row: dict[str, Any], original: dict[str, Any]) -> float:
     return row["forget_accuracy"] + damage + min(1.0, 0.1 * growth)
 
 
-def tuning_jobs(methods: tuple[str, ...], classes: tuple[int, ...], num_values: int) -> list[Job]:
-    """Every tuned value of both sides on the tuning classes, and the original model on them."""
-    jobs = [Job("original", "none", 0.0, label, 0) for label in classes]
-    for method in methods:
-        for side in SIDES:
-            values = VALUES[side][:num_values] if num_values == len(VALUES[side]) else VALUES[side][1 : 1 + num_values]
-            jobs += [Job(method, side, value, label, 0) for value in values for label in classes]
-    return jobs
+def tuning_jobs(scale: Scale) -> list[Job]:
+    """Every value of both sides on the tuning classes, and the original model on them."""
+    return [baseline(ORIGINAL, label) for label in scale.tuning_classes] + [
+        erasure(method, side, value, label)
+        for method in scale.methods
+        for side in SIDES
+        for value in scale.values[side]
+        for label in scale.tuning_classes
+    ]
 
 
-def best_values(done: dict[str, dict[str, Any]], jobs: list[Job]) -> dict[tuple[str, str], float]:
-    """The value of least mean cost for each method and side."""
-    originals = {row["forget_class"]: row for row in done.values() if row["method"] == "original"}
-    costs: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for job in jobs:
-        if job.method != "original":
-            entry = costs.setdefault((job.method, job.side), {}).setdefault(job.value, [])
-            entry.append(cost(done[job.key], originals[job.forget_class]))
-    return {pair: min(values, key=lambda value: sum(values[value])) for pair, values in costs.items()}
+def mean_cost(done: Mapping[str, Row], scale: Scale, method: str, side: str, value: float) -> float:
+    """Mean cost of one tuned value over the tuning classes."""
+    costs = [
+        cost(done[erasure(method, side, value, label).key], done[baseline(ORIGINAL, label).key])
+        for label in scale.tuning_classes
+    ]
+    return sum(costs) / len(costs)
 
 
-def final_jobs(best: dict[tuple[str, str], float], classes: tuple[int, ...]) -> list[Job]:
-    """The best value over all classes with one seed, over the tuning classes with two more; originals, retrains."""
-    jobs = [Job("original", "none", 0.0, label, 0) for label in classes]
-    jobs += [Job("retrain", "none", 0.0, label, 0) for label in TUNING_CLASSES if label in classes]
-    for (method, side), value in best.items():
-        jobs += [Job(method, side, value, label, 0) for label in classes]
-        jobs += [
-            Job(method, side, value, label, seed) for label in TUNING_CLASSES if label in classes for seed in (1, 2)
-        ]
-    return jobs
+def final_jobs(scale: Scale, best: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], list[Job]]:
+    """For each method and side its best value over all classes with one seed and the tuning classes with more."""
+    return {
+        (method, side): [erasure(method, side, value, label) for label in scale.classes]
+        + [erasure(method, side, value, label, seed) for label in scale.tuning_classes for seed in scale.more_seeds]
+        for (method, side), value in best.items()
+    }
 
 
 def main() -> None:
@@ -172,19 +105,23 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
     arguments = parser.parse_args()
 
-    name = "stability-quick" if arguments.quick else "stability"
-    methods = ("gradient_ascent", "retain_posterior") if arguments.quick else METHODS
-    tuning_classes = TUNING_CLASSES[1:2] if arguments.quick else TUNING_CLASSES
-    classes = tuning_classes if arguments.quick else tuple(range(10))
-    path = RESULTS / f"{name}.jsonl"
-    RESULTS.mkdir(exist_ok=True)
-
-    tuning = tuning_jobs(methods, tuning_classes, num_values=2 if arguments.quick else 4)
-    done = run_jobs(tuning, path, workers=arguments.workers, title="tuning")
-    best = best_values(done, tuning)
-    final = [job for job in final_jobs(best, classes) if not (arguments.quick and job.method == "retrain")]
-    done = run_jobs(final, path, workers=arguments.workers, title="final")
-    write_summary(done, tuning, final, best, RESULTS / name)
+    scale = QUICK if arguments.quick else FULL
+    path = RESULTS / f"{scale.name}.jsonl"
+    done = run_jobs(tuning_jobs(scale), path, workers=arguments.workers, title="tuning")
+    best = {
+        (method, side): min(
+            scale.values[side],
+            key=lambda value, method=method, side=side: mean_cost(done, scale, method, side, value),
+        )
+        for method in scale.methods
+        for side in SIDES
+    }
+    final = final_jobs(scale, best)
+    retrained = [baseline("retrain", label) for label in scale.tuning_classes] if scale.retrain else []
+    originals = [baseline(ORIGINAL, label) for label in scale.classes]
+    everything = [*originals, *retrained, *(job for jobs in final.values() for job in jobs)]
+    done = run_jobs(everything, path, workers=arguments.workers, title="final")
+    write_summary(done, scale, best, final, RESULTS / scale.name)
 
 
 if __name__ == "__main__":

@@ -11,51 +11,61 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.stability import IMAGES, SIDES, STEPS, TUNED, TUNING_CLASSES, VALUES, Job, cost
+from benchmarks.erasures import ORIGINAL, Job, Row
+from benchmarks.stability import SIDES, STEPS, TUNED, Scale, baseline, erasure, mean_cost
 from erase.rundir import environment
 
 NUMBERS = ("forget_accuracy", "retain_accuracy", "frechet", "seconds")
 COLOURS = {"shared": "#b3541e", "dual": "#1f6f8b"}
-Rows = list[dict[str, Any]]
 
 
 def write_summary(
-    done: Mapping[str, dict[str, Any]],
-    tuning: list[Job],
-    final: list[Job],
+    done: Mapping[str, Row],
+    scale: Scale,
     best: Mapping[tuple[str, str], float],
+    final: Mapping[tuple[str, str], list[Job]],
     path: Path,
 ) -> None:
     """Write ``path``.json and ``path``.png."""
-    originals = {row["forget_class"]: row for row in done.values() if row["method"] == "original"}
-    retrained = {row["forget_class"]: row for row in done.values() if row["method"] == "retrain"}
+    originals = [done[baseline(ORIGINAL, label).key] for label in scale.classes]
+    retrained = {label: done[baseline("retrain", label).key] for label in scale.tuning_classes if scale.retrain}
     table = {}
     for (method, side), value in best.items():
-        rows = [done[job.key] for job in final if (job.method, job.side) == (method, side)]
+        jobs = final[method, side]
+        rows = [done[job.key] for job in jobs]
         table[f"{method} {side}"] = {
             "best": {TUNED[side]: value},
-            "sensitivity": sensitivity(done, tuning, method, side, originals),
+            "sensitivity": sensitivity(done, scale, method, side),
             "runs": len(rows),
             "diverged": sum("diverged" in row for row in rows),
             **{number: spread(row[number] for row in rows if number in row) for number in NUMBERS},
-            "gap_to_retrain": gap_to_retrain(rows, retrained),
+            "gap_to_retrain": gap_to_retrain(done, jobs, retrained),
         }
     summary = {
         "protocol": {
             "steps": STEPS,
-            "images": f"{IMAGES} of the erased class, {IMAGES} of the others, 20 DPM-Solver++ steps, no guidance",
-            "tuned": {side: {TUNED[side]: VALUES[side]} for side in SIDES},
-            "tuning_classes": TUNING_CLASSES,
+            "images": "250 of the erased class, 250 of the others, 20 DPM-Solver++ steps, no guidance",
+            "tuned": {side: {TUNED[side]: scale.values[side]} for side in SIDES},
+            "tuning_classes": scale.tuning_classes,
             "cost": "forget accuracy + lost retain accuracy + a tenth of the relative Frechet growth",
         },
-        "original": {number: spread(row[number] for row in originals.values()) for number in NUMBERS[:3]},
+        "original": {number: spread(row[number] for row in originals) for number in NUMBERS[:3]},
         "retrain": {number: spread(row[number] for row in retrained.values()) for number in NUMBERS[:3]},
         "table": table,
         "environment": environment(),
     }
     path.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
     draw(summary, path.with_suffix(".png"))
-    print(json.dumps({name: row["forget_accuracy"] for name, row in table.items()}, indent=2))
+    print(text_table(summary))
+
+
+def text_table(summary: Mapping[str, Any]) -> str:
+    """Mean and standard deviation of every number, as Markdown."""
+    lines = ["| method | optimizers | runs | " + " | ".join(NUMBERS) + " |", "|---" * (3 + len(NUMBERS)) + "|"]
+    for name, row in summary["table"].items():
+        cells = [f"{row[number]['mean']:.3f} ± {row[number]['std'] or 0:.3f}" for number in NUMBERS]
+        lines.append(f"| {' | '.join(name.split())} | {row['runs']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def spread(values: Iterable[float]) -> dict[str, float | int | None]:
@@ -65,35 +75,25 @@ def spread(values: Iterable[float]) -> dict[str, float | int | None]:
     return {"mean": statistics.fmean(found) if found else None, "std": deviation, "n": len(found)}
 
 
-def sensitivity(
-    done: Mapping[str, dict[str, Any]],
-    tuning: list[Job],
-    method: str,
-    side: str,
-    originals: Mapping[int, dict[str, Any]],
-) -> list[dict[str, Any]]:
+def sensitivity(done: Mapping[str, Row], scale: Scale, method: str, side: str) -> list[dict[str, Any]]:
     """Mean cost and numbers at each tuned value."""
     points = []
-    for value in sorted({job.value for job in tuning if (job.method, job.side) == (method, side)}):
-        jobs = [job for job in tuning if (job.method, job.side, job.value) == (method, side, value)]
-        rows = [done[job.key] for job in jobs]
-        costs = [cost(row, originals[row["forget_class"]]) for row in rows]
+    for value in scale.values[side]:
+        rows = [done[erasure(method, side, value, label).key] for label in scale.tuning_classes]
         numbers = {number: spread(row[number] for row in rows if number in row) for number in NUMBERS[:3]}
-        points.append({"value": value, "cost": spread(costs), **numbers})
+        points.append({"value": value, "cost": mean_cost(done, scale, method, side, value), **numbers})
     return points
 
 
-def gap_to_retrain(rows: Rows, retrained: Mapping[int, dict[str, Any]]) -> dict[str, float | int | None]:
+def gap_to_retrain(
+    done: Mapping[str, Row], jobs: list[Job], retrained: Mapping[int, Row]
+) -> dict[str, float | int | None]:
     """Mean absolute difference of the two accuracies from the retrained model's, where there is one."""
-    gaps = [
-        (
-            abs(row["forget_accuracy"] - other["forget_accuracy"])
-            + abs(row["retain_accuracy"] - other["retain_accuracy"])
-        )
-        / 2
-        for row in rows
-        if "diverged" not in row and (other := retrained.get(row["forget_class"]))
-    ]
+    gaps = []
+    for job in jobs:
+        row, other = done[job.key], retrained.get(job.forget_class)
+        if other and "diverged" not in row:
+            gaps.append(statistics.fmean(abs(row[number] - other[number]) for number in NUMBERS[:2]))
     return spread(gaps)
 
 
@@ -120,7 +120,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     for axis, method in zip(axes[1], methods, strict=False):
         for side in SIDES:
             points = table[f"{method} {side}"]["sensitivity"]
-            costs = [point["cost"]["mean"] for point in points]
+            costs = [point["cost"] for point in points]
             axis.plot(range(len(costs)), costs, marker="o", color=COLOURS[side], label=side)
         axis.set_title(f"{method.replace('_', ' ')}: cost over tuned values", fontsize=9)
         axis.set_xticks(range(len(points)), [f"#{place + 1}" for place in range(len(points))])

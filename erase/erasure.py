@@ -10,7 +10,7 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.latents import Latents
-from pipelines.model import DiT, load, load_classes
+from pipelines.model import DiT, check_model, load, load_classes
 from pipelines.sources import check_source, default_source, replay_latents, training_latents
 
 from .config import EngineConfig, ErasureConfig, from_dict, to_dict
@@ -34,7 +34,7 @@ def configure(
     data: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ErasureConfig:
-    """Resolve a request into a complete configuration, reading configurations only, no weights.
+    """Resolve a request into a complete configuration, reading configurations and the headers of weight files.
 
     ``options`` hold engine and method settings by field name; they go before the preset's (``default`` or ``paper``),
     those before the method's defaults. Raises ``UsageError`` for an unknown class, method or option and
@@ -43,6 +43,7 @@ def configure(
     if preset not in ("default", "paper"):
         raise UsageError(f"--preset {preset!r} is not one of default, paper")
     kind = method_class(method)
+    check_model(model)
     names = load_classes(model)
     forget_classes = tuple(dict.fromkeys(names.resolve(query) for query in classes))
     if not forget_classes:

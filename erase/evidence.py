@@ -61,15 +61,17 @@ def side_fisher(workspace: Workspace, latents: Latents, side: str, *, num_sample
 def cached_fisher(
     workspace: Workspace, latents: Latents, side: str, *, num_samples: int, cache_dir: Path | None
 ) -> Fisher:
-    """The Fisher of a side, from disk when the same weights met the same data before."""
+    """The Fisher of a side on the model's device, from disk when the same weights met the same data before."""
+    parameters = parameters_of(workspace)
     if cache_dir is None:
         return side_fisher(workspace, latents, side, num_samples=num_samples)
     digest = sha256(json.dumps([side, num_samples, workspace.seed]).encode())
-    for tensor in (*parameters_of(workspace).values(), latents.mean, latents.std, latents.class_labels):
+    for tensor in (*parameters.values(), latents.mean, latents.std, latents.class_labels):
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     path = cache_dir / f"fisher-{digest.hexdigest()[:12]}.safetensors"
     if path.exists():
-        return load_fisher(path)
+        kept = load_fisher(path)
+        return {name: kept[name].to(each.device) for name, each in parameters.items()}
     fisher = side_fisher(workspace, latents, side, num_samples=num_samples)
     cache_dir.mkdir(parents=True, exist_ok=True)
     save_fisher(fisher, path, metadata={"side": side, "num_samples": num_samples, "seed": workspace.seed})

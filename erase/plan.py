@@ -16,6 +16,7 @@ from pipelines.sources import REPLAY
 
 from .config import ErasureConfig
 from .erasure import method_of
+from .methods.retain_posterior import SUM_LIMIT
 
 BYTES = 4  # float32
 
@@ -67,7 +68,8 @@ def erasure_rows(config: ErasureConfig, needs: frozenset[str], *, num_retained: 
     """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine = config.engine
     attack = ((engine.robust_steps + 1) / 2 + 1) / engine.robust_every if engine.robust else 0
-    frozen = 1 + (min(num_retained, 16) if "posterior" in needs else 0) if "reference_model" in needs else 0
+    summed = num_retained if "posterior" in needs and num_retained <= SUM_LIMIT else 0  # beyond, a label is drawn
+    frozen = 1 + summed if "reference_model" in needs else 0
     fishers = ("forget_fisher" in needs) + ("retain_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))

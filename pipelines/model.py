@@ -128,14 +128,9 @@ def load(
     Raises ``MissingError`` when weights are absent, truncated or not safetensors, ``UsageError`` when the folder holds
     something other than a DiT with learned variance.
     """
-    folder = resolve_folder(source)
+    folder = check_model(source)
     settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
     time_embedding = time_embedding or settings.get("time_embedding", "diffusers")
-    check_config(folder)
-
-    # Weights: every file is checked before the first one is read.
-    for part in ("transformer", "vae"):
-        check_weights(folder / part)
     transformer = load_network(DiTTransformer2DModel, folder / "transformer")
     vae = load_network(AutoencoderKL, folder / "vae")
     tie_embedders(transformer, time_embedding=time_embedding, keep_untied=keep_untied)
@@ -163,6 +158,18 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     if missing := report["missing_keys"]:
         raise MissingError(f"the weights in {folder} lack {len(missing)} tensors of the network, such as {missing[0]}")
     return network
+
+
+def check_model(source: str | Path) -> Path:
+    """The local folder of a model whose configuration is a DiT's and whose weight files are whole; reads headers only.
+
+    Raises what ``load`` raises.
+    """
+    folder = resolve_folder(source)
+    check_config(folder)
+    for part in ("transformer", "vae"):
+        check_weights(folder / part)
+    return folder
 
 
 def resolve_folder(source: str | Path) -> Path:
@@ -196,6 +203,12 @@ def download(hub_id: str) -> Path:
 def read_transformer_config(source: str | Path) -> dict[str, Any]:
     """The transformer's configuration, without loading a weight."""
     return read_json(resolve_folder(source) / "transformer" / "config.json")
+
+
+def read_provenance(source: str | Path) -> dict[str, Any]:
+    """Where a model comes from, without loading a weight; empty when its folder does not say."""
+    path = resolve_folder(source) / SETTINGS_FILE
+    return read_json(path).get("provenance", {}) if path.exists() else {}
 
 
 def check_config(folder: Path) -> None:

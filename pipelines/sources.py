@@ -12,7 +12,7 @@ from .digits.data import digit_images
 from .errors import MissingError, UsageError
 from .images import ImageSet, open_images
 from .latents import Latents, encode_images, store, stored
-from .model import EMBEDDED, DiT
+from .model import EMBEDDED, DiT, read_provenance
 from .randomness import stream_seed
 from .sampler import SamplerSettings, sample_latents
 
@@ -20,8 +20,8 @@ REPLAY = "replay"
 
 
 def default_source(model: str) -> str:
-    """The data that a model is erased on when none are named: its own training set if embedded, else replay."""
-    return model if model in EMBEDDED else REPLAY
+    """The data that a model is erased on when none are named: the digits for a model made of them, else replay."""
+    return "digits" if trained_on_digits(read_provenance(model)) else REPLAY
 
 
 def check_source(source: str, model: str) -> None:

@@ -30,6 +30,7 @@ def pretrain(
     as_json: bool,
 ) -> None:
     """Train VAE, DiT and classifier on SOURCE: digits, or a folder or zip with a folder for each class."""
+    from erase.pretraining import score_pretrained, write_card
     from pipelines.model import load
     from pipelines.pretrain.recipe import Recipe
     from pipelines.pretrain.train import pretrain as train
@@ -47,5 +48,7 @@ def pretrain(
         parts_of=load(shared) if shared else None,
         progress=True,
     )
-    summary = {"model": str(folder), "classes": list(model.classes.labels), "provenance": model.provenance}
-    print_json(summary) if as_json else click.echo(folder)
+    scores = score_pretrained(model, progress=True)
+    write_card(model, scores, folder)
+    summary = {"model": str(folder), "classes": list(model.classes.labels), "scores": scores}
+    print_json(summary) if as_json else click.echo((folder / "README.md").read_text())

@@ -35,7 +35,7 @@ def fit(
         optimizer,
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup, eta_min=learning_rate / 100),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=learning_rate / 100),
         ],
         milestones=[warmup],
     )

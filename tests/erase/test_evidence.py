@@ -129,6 +129,8 @@ def test_the_cache_is_keyed_by_weights_data_and_samples(workspace, make_workspac
 
     monkeypatch.setattr(evidence, "side_fisher", None)  # a second computation would fail
     assert same(cached(), first) and same(cached(where=make_workspace(away=False)), first)
+    assert list(cached()) == list(first)  # a file has its own order, and its tensors are on no other device
+    assert {each.device for each in cached().values()} == {workspace.model.device}
 
 
 def test_masks_from_evidence(workspace):

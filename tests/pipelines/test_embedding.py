@@ -143,6 +143,19 @@ def test_new_labels_are_seen(fresh: DiT, noised: Noised) -> None:
     assert ((first - second).flatten(1).abs().amax(1) > 1e-3).tolist() == (~null).tolist()
 
 
+def test_memo_is_of_both_tensors(fresh: DiT, noised: Noised) -> None:
+    """Within a pass the same timesteps under other labels, or the reverse, are not taken for the remembered ones."""
+    embedder = fresh.transformer.transformer_blocks[0].norm1.emb
+    timesteps, labels = noised.timesteps, noised.class_labels
+    others = [embedder(timesteps, labels.flip(0)), embedder(timesteps.flip(0), labels)]
+    embedder.remember = True
+    first = embedder(timesteps, labels)
+    assert embedder(timesteps, labels) is first
+    assert torch.equal(embedder(timesteps, labels.flip(0)), others[0])
+    embedder(timesteps, labels)
+    assert torch.equal(embedder(timesteps.flip(0), labels), others[1])
+
+
 def test_no_graph_outlives_its_pass(fresh: DiT, noised: Noised) -> None:
     graphs = []
     embedder = fresh.transformer.transformer_blocks[0].norm1.emb

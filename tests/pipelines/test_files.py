@@ -65,6 +65,8 @@ def test_replace_folder_replaces_everything(tmp_path: Path) -> None:
         with replace_folder(folder) as target:
             (target / name).write_text(name)
             assert target != folder and (folder / "first").exists() == (name == "second")
+            inode = target.stat().st_ino
+        assert folder.stat().st_ino == inode  # renamed, not copied
     assert contents(tmp_path) == {"deep/model/second": b"second"}
     assert folder.stat().st_mode & 0o777 == 0o755
 

@@ -67,7 +67,7 @@ def test_training_learns(network: nn.Module) -> None:
     assert loss(0).item() < before / 10
 
 
-@pytest.mark.parametrize("steps", [2, 20, 60])
+@pytest.mark.parametrize("steps", [1, 2, 20, 60])
 def test_learning_rate(steps: int) -> None:
     """With a constant gradient Adam moves by the learning rate: a twentieth of warm-up, then a cosine to 1 %."""
     line, places = nn.Linear(1, 1, bias=False), []

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import MissingError, UsageError
-from pipelines.model import DiT, load
+from pipelines.model import DiT, check_model, load
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -93,6 +93,14 @@ def test_damaged_folders_are_missing(folder: Path, damage: Callable[[Path], None
     damage(folder)
     with pytest.raises(MissingError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize("damage", [damage_nothing_left, damage_truncated, damage_vae, damage_config])
+def test_damage_shows_before_weights_are_read(folder: Path, damage: Callable[[Path], None]) -> None:
+    assert check_model(folder) == folder
+    damage(folder)
+    with pytest.raises(MissingError):
+        check_model(folder)
 
 
 @pytest.mark.parametrize(

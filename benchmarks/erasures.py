@@ -1,0 +1,104 @@
+"""Erasures of the digits model as resumable jobs: each is made and scored in a worker, one result line as it ends."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+RESULTS = Path(__file__).parent / "results"
+ORIGINAL = "original"  # in the place of a method: the model before any erasure
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One erasure to make and score."""
+
+    method: str
+    forget_class: int
+    options: tuple[tuple[str, Any], ...] = ()  # engine and method settings by name
+    seed: int = 0
+    model: str = "digits"
+    num_images: int = 250  # of the erased class, and as many of the others together
+    restore: bool = False  # also score with the original label row put back
+
+    @property
+    def key(self) -> str:
+        """Identifies the job in the results."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def carry_out(job: Job) -> Row:
+    """Make and score one model, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    from erase.erasure import configure, run_erasure
+    from erase.rundir import cache_dir
+    from pipelines.errors import DivergedError
+
+    method = "embedding_reset" if job.method == ORIGINAL else job.method
+    config = configure(job.model, [job.forget_class], method=method, options={**dict(job.options), "seed": job.seed})
+    started = time.perf_counter()
+    try:
+        erased = run_erasure(config, cache_dir=cache_dir())
+    except DivergedError as error:
+        return {"diverged": str(error), "seconds": time.perf_counter() - started}
+    seconds = time.perf_counter() - started
+    model = erased.original if job.method == ORIGINAL else erased.model
+    return {**scores(erased.original, model, job), "seconds": seconds}
+
+
+def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
+    """Forget accuracy, retain accuracy, Frechet distance and, if asked for, the forget accuracy of the restored row."""
+    from erase.scoring import protocol_scorer, real_reference
+    from eval.evaluate import NO_FEATURES, score_model
+    from eval.metric import Context
+    from eval.probe import Budget, load_probe
+    from eval.protocol import named
+
+    protocol = replace(named("small"), num_forget_images=job.num_images, num_retain_images=job.num_images)
+    scorer = protocol_scorer(original, protocol)
+    reference = real_reference(original, (job.forget_class,), scorer=scorer, source=None)
+    context = Context(
+        forget_classes=(job.forget_class,),
+        num_classes=original.num_classes,
+        reference=reference,
+        training_features=NO_FEATURES,
+        seed=protocol.first_seed,
+    )
+    names = ("forget_accuracy", "retain_accuracy", "frechet")
+    values = score_model(model, names, context, protocol=protocol, scorer=scorer)
+    found = {name: values[name]["value"] for name in names}
+    if job.restore:
+        budget = Budget(original=original, protocol=protocol, scorer=scorer)
+        found["restored"] = load_probe("embedding_restore")(model, job.forget_class, budget).value
+    return found
+
+
+def done_rows(path: Path) -> dict[str, Row]:
+    """Finished jobs by key; a line cut short by a kill is left out."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return {json.dumps(line["job"], sort_keys=True): line["result"] for line in lines}
+
+
+def run_jobs(jobs: Iterable[Job], path: Path, *, workers: int, title: str) -> Mapping[str, Row]:
+    """Carry out the jobs that have no line in ``path`` yet; returns the results of all by key."""
+    done = done_rows(path)
+    todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
+    path.parent.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
+        futures = {pool.submit(carry_out, job): job for job in todo}
+        for future in tqdm(as_completed(futures), total=len(todo), desc=title, unit="run"):
+            job = futures[future]
+            done[job.key] = future.result()
+            stream.write(json.dumps({"job": asdict(job), "result": done[job.key]}) + "\n")
+            stream.flush()
+    return done

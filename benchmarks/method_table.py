@@ -1,0 +1,51 @@
+"""Every method at its defaults on the digits model: the table of the README.
+
+python -m benchmarks.method_table         a few minutes per method on two cores, resumable
+"""
+
+import argparse
+import json
+
+from benchmarks.erasures import ORIGINAL, RESULTS, Job, run_jobs
+from erase.method import method_names
+from erase.rundir import environment
+
+FORGET_CLASS = 3
+COLUMNS = ("forget_accuracy", "restored", "retain_accuracy", "frechet", "seconds")
+
+
+def job(method: str) -> Job:
+    """One method at its defaults, scored over 1,000 images of the class and 1,000 of the others."""
+    return Job(method=method, forget_class=FORGET_CLASS, num_images=1000, restore=True)
+
+
+def markdown(results: dict[str, dict[str, float]]) -> str:
+    """The table of the README."""
+    lines = [
+        "| method | forget accuracy | row put back | retain accuracy | Frechet | time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, row in results.items():
+        if "diverged" in row:
+            lines.append(f"| `{method}` | diverged | | | | {row['seconds']:.0f} s |")
+            continue
+        shares = " | ".join(f"{row[column]:.1%}" for column in COLUMNS[:3])
+        lines.append(f"| `{method}` | {shares} | {row['frechet']:.2f} | {row['seconds']:.0f} s |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
+    arguments = parser.parse_args()
+    jobs = {method: job(method) for method in (ORIGINAL, *method_names())}
+    done = run_jobs(jobs.values(), RESULTS / "method_table.jsonl", workers=arguments.workers, title="methods")
+    results = {method: done[each.key] for method, each in jobs.items()}
+    summary = {"forget_class": FORGET_CLASS, "results": results, "environment": environment()}
+    (RESULTS / "method_table.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
