@@ -199,6 +199,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+OWN_OPTIONS = ("seed", "fisher_samples", "replay_per_class")  # numbers of ErasureConfig that a user may set
 WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
 
 

@@ -10,10 +10,10 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.latents import Latents
-from pipelines.model import DiT, check_model, load, load_classes
+from pipelines.model import DiT, load, load_classes
 from pipelines.sources import check_source, default_source, replay_latents, training_latents
 
-from .config import EngineConfig, ErasureConfig, from_dict, to_dict
+from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, from_dict, to_dict
 from .diffusion_task import DiffusionTask
 from .evidence import cached_fisher
 from .loop import LoopResult, run_loop
@@ -21,8 +21,6 @@ from .method import Method, method_class
 from .optimizers import PhaseMasks
 from .posterior import PosteriorRecipe, train_posterior
 from .workspace import Workspace
-
-OWN_OPTIONS = ("replay_per_class", "fisher_samples", "seed")
 
 
 def configure(
@@ -34,7 +32,7 @@ def configure(
     data: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ErasureConfig:
-    """Resolve a request into a complete configuration, reading configurations and the headers of weight files.
+    """Resolve a request into a complete configuration, reading configurations only.
 
     ``options`` hold engine and method settings by field name; they go before the preset's (``default`` or ``paper``),
     those before the method's defaults. Raises ``UsageError`` for an unknown class, method or option and
@@ -43,7 +41,6 @@ def configure(
     if preset not in ("default", "paper"):
         raise UsageError(f"--preset {preset!r} is not one of default, paper")
     kind = method_class(method)
-    check_model(model)
     names = load_classes(model)
     forget_classes = tuple(dict.fromkeys(names.resolve(query) for query in classes))
     if not forget_classes:

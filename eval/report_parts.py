@@ -62,7 +62,6 @@ def score_rows(record: Record) -> list[dict[str, Any]]:
 def score(record: Record, key: str) -> dict[str, Any]:
     """One value."""
     show, entry = displays()[key], record["erased"][key]
-    floor = entry.get("detail", {}).get("floor")
     return {
         "title": title(key, record["feature_space"]),
         "meaning": show.meaning,
@@ -74,7 +73,6 @@ def score(record: Record, key: str) -> dict[str, Any]:
         "verdict": words.verdict(key, record["delta"][key]),
         "interval": words.interval(entry, show.unit),
         "n": f"{entry['n']:,}",
-        "floor": f"a perfect model scores about {number(floor, show.unit)} at this sample size" if floor else "",
     }
 
 

@@ -8,25 +8,41 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from erase.config import EngineConfig, flag
+from erase.config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag
 from pipelines.errors import UsageError
 
 Command = Callable[..., Any]
+SETTINGS = "erase settings"  # where a command's context keeps the setting flags
 
 
-def engine_options(command: Command) -> Command:
-    """One flag for each field of ``EngineConfig``; a flag that is not given leaves the field to preset and method."""
-    hints = get_type_hints(EngineConfig)
-    for entry in reversed(dataclasses.fields(EngineConfig)):
+def setting_options(command: Command) -> Command:
+    """A flag for each field of ``EngineConfig`` and each number of ``ErasureConfig``.
+
+    ``given_settings`` collects them; a flag that is not given leaves the field to preset and method.
+    """
+    own = [entry for entry in dataclasses.fields(ErasureConfig) if entry.name in OWN_OPTIONS]
+    hints = {**get_type_hints(ErasureConfig), **get_type_hints(EngineConfig)}
+    for entry in reversed([*own, *dataclasses.fields(EngineConfig)]):
         text = f"{entry.metadata['help']} [default: {show(entry.default)}]"
-        kind = hints[entry.name]
+        kind, names = hints[entry.name], flag(entry.name)
         if kind is bool:
-            names = f"{flag(entry.name)}/--no-{entry.name.replace('_', '-')}"
-            command = click.option(names, default=None, help=text)(command)
-        else:
-            choice = click.Choice([str(value) for value in get_args(kind)]) if get_origin(kind) is Literal else kind
-            command = click.option(flag(entry.name), type=choice, default=None, help=text)(command)
+            names += f"/--no-{entry.name.replace('_', '-')}"
+        choice = click.Choice([str(value) for value in get_args(kind)]) if get_origin(kind) is Literal else kind
+        command = click.option(
+            names, type=choice, default=None, help=text, expose_value=False, callback=remember_setting
+        )(command)
     return command
+
+
+def remember_setting(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep a setting flag that was given."""
+    if value is not None:
+        context.meta.setdefault(SETTINGS, {})[parameter.name] = value
+
+
+def given_settings() -> dict[str, Any]:
+    """The setting flags that the running command was given, by field name."""
+    return dict(click.get_current_context().meta.get(SETTINGS, {}))
 
 
 def shown_command() -> str:
@@ -49,12 +65,6 @@ def common_options(command: Command) -> Command:
     for option in reversed(flags):
         command = option(command)
     return command
-
-
-def engine_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The engine flags that were given, out of all parameters of a command."""
-    names = {entry.name for entry in dataclasses.fields(EngineConfig)}
-    return {name: value for name, value in given.items() if name in names and value is not None}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

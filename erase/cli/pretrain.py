@@ -30,7 +30,7 @@ def pretrain(
     as_json: bool,
 ) -> None:
     """Train VAE, DiT and classifier on SOURCE: digits, or a folder or zip with a folder for each class."""
-    from erase.pretraining import score_pretrained, write_card
+    from erase.api.pretraining import score_pretrained, write_card
     from pipelines.model import load
     from pipelines.pretrain.recipe import Recipe
     from pipelines.pretrain.train import pretrain as train

@@ -1,11 +1,9 @@
 """``erase run``: erase classes, score before and after, write the run directory."""
 
-from typing import Any
-
 import click
 
 from . import print_json
-from .options import common_options, engine_options, engine_settings, shown_command, split_arguments, typed
+from .options import common_options, given_settings, setting_options, shown_command, split_arguments, typed
 
 DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 
@@ -18,12 +16,9 @@ DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 @click.option("--data", default=None, help="image folder, zip, digits, or replay: the model's own samples")
 @click.option("--protocol", default=None, help="how to score; none skips it [default: by the model]")
 @click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
-@click.option("--seed", type=int, default=None, help="seed of every random draw [default: 0]")
-@click.option("--fisher-samples", type=int, default=None, help="gradients in each Fisher diagonal [default: 1000]")
-@click.option("--replay-per-class", type=int, default=None, help="replayed samples of each class [default: 100]")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
-@engine_options
+@setting_options
 def run(
     arguments: tuple[str, ...],
     model: str,
@@ -32,26 +27,18 @@ def run(
     data: str | None,
     protocol: str | None,
     reference: str | None,
-    seed: int | None,
-    fisher_samples: int | None,
-    replay_per_class: int | None,
     dry_run: bool,
     output: str | None,
     device: str,
     as_json: bool,
-    **engine: Any,
 ) -> None:
-    """Erase CLASS... (index, wnid or name) from a model.
-
-    Options of the method are given as flags too: `erase methods sfron` lists them.
-    """
-    from erase import api, plan
+    """Erase CLASS... (index, wnid or name); options of the method are flags too, see `erase methods NAME`."""
+    from erase import api
+    from erase.api import plan
     from erase.method import method_class
 
     classes, method_options = split_arguments(arguments)
-    options = {**engine_settings(engine), **typed(method_options, method_class(method))}
-    given = {"seed": seed, "fisher_samples": fisher_samples, "replay_per_class": replay_per_class}
-    options |= {name: value for name, value in given.items() if value is not None}
+    options = {**given_settings(), **typed(method_options, method_class(method))}
     asked = api.request(
         model,
         classes,

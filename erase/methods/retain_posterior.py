@@ -10,8 +10,9 @@ sets; nothing ascends, so nothing needs a bound. The variance is matched by mome
 s2_r = sum_c p_c [s2_c + (mu_c - mu_r)^2], as a Gaussian KL without gradient to the mean.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,18 +27,24 @@ from ..optimizers import PhaseMasks
 from ..task import Loss
 from ..workspace import Batch, Workspace
 
-SUM_LIMIT = 16  # classes up to which the sum is taken in full; beyond, labels are drawn from the posterior
-
 
 @dataclass(frozen=True, kw_only=True)
 class RetainPosterior(Method):
     """Replace the class by the retained posterior mixture of the original network."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "steps": 200,
+        "forget_learning_rate": 4e-4,
+        "retain_learning_rate": 4e-4,
+        "forget_batch_size": 32,
+        "retain_batch_size": 128,
+    }
+
     replacement: Literal["posterior", "class", "nearest"] = option(
         "class", "what the erased label becomes: the posterior mixture, the next class, or the nearest by label row"
     )
-    mixture: Literal["auto", "sum", "draw"] = option(
-        "auto", "sum over all retained classes, or one drawn label per sample; auto sums up to 16 classes"
+    mixture: Literal["draw", "sum"] = option(
+        "draw", "one label per sample drawn from the posterior, or the sum over all retained classes; same minimiser"
     )
     retain_share: float = option(0.25, "share of the forget batch that is taken from the retain set")
     null_share: float = option(0.5, "share of the forget batch that trains the null row")
@@ -89,7 +96,7 @@ class RetainPosterior(Method):
         """Noise prediction and log variance, each (B, C, H, W), that the network is to give."""
         noised = batch.noised
         drawn = self.drawn_labels(workspace, batch)
-        if self.mixture == "draw" or (self.mixture == "auto" and len(workspace.retained_classes) > SUM_LIMIT):
+        if self.mixture == "draw":
             return frozen_prediction(workspace, noised, drawn)
         noise, log_variance = mixture_prediction(workspace, noised)
         if self.replacement == "posterior":

@@ -1,14 +1,11 @@
 """Frechet distance between the generated and the real images of the retained classes (FID on Inception features).
 
-The distance of a sample of n images is biased upwards as 1/n: compare at equal n only; ``floor`` in the detail is
-what a perfect model would score at this n.
+The distance of a sample of n images is biased upwards as 1/n: compare at equal n only.
 """
 
 from eval.metric import Batch, Display, Metric
-from eval.moments import Moments, frechet_bias, frechet_distance, frechet_from_features
+from eval.moments import Moments, frechet_distance, frechet_from_features
 from eval.values import Value
-
-FLOOR_FROM = 3  # images per dimension; with fewer the floor would be low by more than 15 %
 
 
 class Frechet(Metric):
@@ -37,11 +34,9 @@ class Frechet(Metric):
         if unreadable or n < 2:
             return {"frechet": Value(value=None, n=n, detail={"unreadable": unreadable})}
 
-        # The Gram form is faster and more exact below full rank; the floor needs a well-known reference covariance.
-        detail: dict[str, float] = {"reference_n": reference.n}
+        # The Gram form is faster and more exact below full rank.
+        detail = {"reference_n": reference.n}
         if n <= dimensions:
             return {"frechet": Value(value=frechet_from_features(features, reference), n=n, detail=detail)}
-        if min(n, reference.n) >= FLOOR_FROM * dimensions:
-            detail["floor"] = frechet_bias(reference, n, reference.n)
         moments = Moments(dimensions).update(features)
         return {"frechet": Value(value=frechet_distance(moments.gaussian(), reference), n=n, detail=detail)}

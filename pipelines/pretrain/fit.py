@@ -30,19 +30,9 @@ def fit(
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=learning_rate / 100),
-        ],
-        milestones=[warmup],
-    )
-    averaged = copy.deepcopy(network) if ema_half_life else None
+    schedule = warmup_and_cosine(optimizer, steps, floor=learning_rate / 100)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    if averaged is not None:
-        parts["averaged"] = averaged
+    averaged = parts["averaged"] = copy.deepcopy(network) if ema_half_life else network
     start = resume(parts, checkpoint_path)
 
     for step in (bar := tqdm(range(start, steps), initial=start, total=steps, desc=progress, disable=not progress)):
@@ -52,20 +42,38 @@ def fit(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if averaged is not None:
-            # A short average early on, the full half-life once enough steps have passed.
-            decay = 0.5 ** (1 / min(ema_half_life, 1 + step / 10))
-            for mean, current in zip(averaged.parameters(), network.parameters(), strict=True):
-                mean.data.lerp_(current.data, 1 - decay)
+        if ema_half_life:
+            average_in(averaged, network, half_life=min(ema_half_life, 1 + step / 10))  # short early on
         keeping = checkpoint_path is not None and (step + 1) % checkpoint_every == 0
         if keeping or step % 50 == 0 or step + 1 == steps:
             bar.set_postfix(loss=f"{check_finite(value, progress):.4f}")
         if keeping:
             keep(parts, step + 1, checkpoint_path)
-    if averaged is not None:
-        # Weights only: the averaged copy's buffers were never updated.
-        for mean, current in zip(averaged.parameters(), network.parameters(), strict=True):
-            current.data.copy_(mean.data)
+    copy_weights(averaged, network)
+
+
+def warmup_and_cosine(
+    optimizer: torch.optim.Optimizer, steps: int, *, floor: float
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A linear rise over the first twentieth of the steps, then half a cosine down to ``floor``."""
+    warmup = max(1, steps // 20)
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=floor)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+
+@torch.no_grad()
+def average_in(averaged: nn.Module, network: nn.Module, *, half_life: float) -> None:
+    """Move the averaged weights towards the current ones; ``half_life`` counts steps."""
+    for mean, current in zip(averaged.parameters(), network.parameters(), strict=True):
+        mean.lerp_(current, 1 - 0.5 ** (1 / half_life))
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy weights only: the buffers of an averaged copy were never updated."""
+    for weight, current in zip(source.parameters(), target.parameters(), strict=True):
+        current.copy_(weight)
 
 
 def check_finite(value: Tensor, title: str) -> float:

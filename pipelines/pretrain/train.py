@@ -60,11 +60,7 @@ def pretrain(
     work_dir = claim(output_dir.with_name(output_dir.name + ".partial"), provenance)
 
     # The parts that scores depend on come first and may be shared.
-    if parts_of is None:
-        classifier_dir = stage_classifier(images, len(names), recipe, work_dir, progress=progress)
-        vae = stage_vae(images, recipe, work_dir, progress=progress)
-    else:
-        classifier_dir, vae = parts_of.classifier_dir, parts_of.vae
+    classifier_dir, vae = make_parts(images, len(names), recipe, work_dir, parts_of=parts_of, progress=progress)
 
     model = build_dit(vae, names, recipe)
     model.classifier_dir, model.provenance = classifier_dir, provenance
@@ -74,6 +70,16 @@ def pretrain(
     save(model, output_dir, dtype=HALF)
     shutil.rmtree(work_dir)
     return load(output_dir)
+
+
+def make_parts(
+    images: ImageSet, num_classes: int, recipe: Recipe, work_dir: Path, *, parts_of: DiT | None, progress: bool
+) -> tuple[Path, AutoencoderKL]:
+    """Classifier folder and VAE: trained, or those of another model."""
+    if parts_of is not None:
+        return parts_of.classifier_dir, parts_of.vae
+    classifier_dir = stage_classifier(images, num_classes, recipe, work_dir, progress=progress)
+    return classifier_dir, stage_vae(images, recipe, work_dir, progress=progress)
 
 
 def check_names(without: Sequence[str], names: Sequence[str]) -> Sequence[str]:

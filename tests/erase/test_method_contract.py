@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from erase.config import EngineConfig, from_dict
+from erase.config import OWN_OPTIONS, EngineConfig, from_dict
 from erase.diffusion_task import DiffusionTask
-from erase.erasure import OWN_OPTIONS, configure, run_erasure, split_options
+from erase.erasure import configure, run_erasure, split_options
 from erase.method import NEEDS, Method, method_class, method_names
 from pipelines.errors import UsageError
 

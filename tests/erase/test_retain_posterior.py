@@ -1,5 +1,7 @@
 """retain_posterior against mixtures written out, and against a problem whose every prediction is known exactly."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -180,16 +182,19 @@ def test_drawn_labels_have_the_mixture_as_their_expectation(exact, method_of):
 
 
 def kl(mean1, variance1, mean2, variance2):
-    """KL(N(mean1, variance1) || N(mean2, variance2)) in nats."""
-    return (variance2 / variance1).log() / 2 + (variance1 + (mean1 - mean2) ** 2) / (2 * variance2) - 0.5
+    """KL(N(mean1, variance1) || N(mean2, variance2)) in bits."""
+    nats = (variance2 / variance1).log() / 2 + (variance1 + (mean1 - mean2) ** 2) / (2 * variance2) - 0.5
+    return nats / torch.tensor(2.0).log()
 
 
 @pytest.mark.parametrize("replacement", ["posterior", "class", "nearest"])
 def test_the_loss_by_hand(make_workspace, method_of, replacement):
-    method = method_of("retain_posterior", replacement=replacement)
+    method = method_of("retain_posterior", replacement=replacement, mixture="sum")
     workspace = make_workspace((3, 4))
-    batch = method.forget_batch(workspace, 0, 0, 16)
-    noised, schedule = batch.noised, workspace.model.noise_schedule
+    drawn, schedule = method.forget_batch(workspace, 0, 0, 16), workspace.model.noise_schedule
+    noised = dataclasses.replace(drawn.noised, timesteps=drawn.noised.timesteps % 30)  # variances far apart
+    batch = Batch(noised, drawn.seed)
+    workspace.model.transformer.proj_out_2.bias.data += 0.7
 
     # The target of each row: the mixture, but the replacement's own prediction under an erased label.
     target, log_variance = mixture_prediction(workspace, noised)
@@ -207,8 +212,10 @@ def test_the_loss_by_hand(make_workspace, method_of, replacement):
     scale = column(BETAS / ((1 - BETAS).sqrt() * (1 - ABAR).sqrt()))[noised.timesteps]
     difference = scale * (output[:, :4].detach() - target)
     variance = schedule.model_log_variance(output[:, 4:], noised.timesteps).exp()
-    divergence = kl(0, log_variance.exp(), difference, variance).mean() / torch.tensor(2.0).log()
+    divergence = kl(0, log_variance.exp(), difference, variance).mean()
+    backwards = kl(difference, variance, 0, log_variance.exp()).mean()
     expected = (output[:, :4] - target).square().mean() + divergence
+    assert divergence > 0.1 * expected and abs(backwards - divergence) > 0.01 * expected
     objective = method.forget_loss(workspace, batch).objective
     torch.testing.assert_close(objective.double(), expected, rtol=1e-4, atol=1e-5)
     weights = list(workspace.model.transformer.parameters())
@@ -221,10 +228,31 @@ def test_the_loss_by_hand(make_workspace, method_of, replacement):
 def test_a_perfect_student_has_no_loss(exact, method_of):
     """With one retained class the mixture is that class, and a network that predicts it has loss zero."""
     problem, workspace, noised = exact(tuple(range(9)), count=20)
-    method = method_of("retain_posterior", replacement="posterior")
     batch = Batch(noised.relabelled(torch.full((20,), 10)), 0)
     workspace.model.predict = lambda noisy, t, labels: problem.predict(noisy, t, torch.full_like(labels, 9))
-    assert method.forget_loss(workspace, batch).objective.item() == pytest.approx(0, abs=1e-6)
+    for mixture in ("sum", "draw"):
+        method = method_of("retain_posterior", replacement="posterior", mixture=mixture)
+        assert method.forget_loss(workspace, batch).objective.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("replacement", "other"), [("class", 5), ("posterior", None)])
+def test_one_label_is_drawn_for_each_sample(make_workspace, method_of, replacement, other):
+    """Null rows take a draw from the posterior of the retained classes, erased rows their replacement."""
+    method, workspace = method_of("retain_posterior", replacement=replacement, mixture="draw"), make_workspace((3, 4))
+    batch = method.forget_batch(workspace, 0, 0, 32)
+    noised, labels = batch.noised, batch.noised.class_labels
+    noise, log_variance = method.target(workspace, batch)
+    drawn = method.drawn_labels(workspace, batch)
+    assert torch.equal(drawn, method.drawn_labels(workspace, batch))
+    assert not torch.isin(drawn, torch.tensor([3, 4, 10])).any()
+    if other is not None:
+        assert (drawn[labels != 10] == other).all()
+    assert len(drawn[labels == 10].unique()) > 2
+
+    output = workspace.reference_output(noised, drawn)
+    torch.testing.assert_close(noise, output[:, :4])
+    expected = workspace.model.noise_schedule.model_log_variance(output[:, 4:], noised.timesteps)
+    torch.testing.assert_close(log_variance, expected)
 
 
 def test_a_batch_mixes_both_sets_and_both_rows(make_workspace, method_of, toy_latents):
@@ -258,7 +286,7 @@ def test_a_batch_is_the_same_whatever_else_is_drawn(make_workspace, method_of):
     for step in range(3):
         other.draw("retain", step, 0, batch_size=7, label_dropout=0.1)
         method.forget_loss(other, method.forget_batch(other, step, 0, 16))
-    for options in ({}, {"mixture": "draw"}, {"replacement": "nearest"}, {"retain_label_dropout": 0.5}):
+    for options in ({}, {"mixture": "sum"}, {"replacement": "nearest"}, {"retain_label_dropout": 0.5}):
         again = method_of("retain_posterior", **options).forget_batch(other, 5, 1, 32)
         assert again.seed == first.seed
         pairs = zip(vars(first.noised).values(), vars(again.noised).values(), strict=True)

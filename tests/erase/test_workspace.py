@@ -72,7 +72,9 @@ def test_an_epoch_shows_every_image_once(make_workspace, toy_latents):
     counts = torch.cdist(shown.flatten(1), centres).argmin(1).bincount(minlength=12)
     assert counts.tolist() == [5] * 12
     orders = [torch.cdist(shown[12 * e : 12 * e + 12].flatten(1), centres).argmin(1).tolist() for e in range(2)]
-    assert orders[0] != orders[1]
+    other_phase = draw(workspace, phase=1, size=12).noised.latents
+    orders.append(torch.cdist(other_phase.flatten(1), centres).argmin(1).tolist())
+    assert orders[0] != orders[1] and orders[0] != orders[2] and sorted(orders[2]) == list(range(12))
 
 
 def test_latents_are_samples_of_the_posterior(make_workspace):

@@ -9,7 +9,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 from eval.moments import (
     Gaussian,
     Moments,
-    frechet_bias,
     frechet_distance,
     frechet_from_features,
     load_gaussian,
@@ -149,22 +148,3 @@ def test_the_gram_form_is_the_same_distance(n):
     a = gaussian_of(features)
     expected = float(_compute_fid(a.mean, a.covariance, b.mean, b.covariance))
     assert frechet_from_features(features, b) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_bias_is_what_samples_of_one_gaussian_show():
-    generator = torch.Generator().manual_seed(16)
-    scale = torch.linspace(0.2, 2.0, 8, dtype=torch.float64)
-    truth = Gaussian(mean=torch.zeros(8).double(), covariance=torch.diag(scale.square()), n=0)
-    shown = []
-    for _ in range(300):
-        a, b = (torch.randn(n, 8, generator=generator, dtype=torch.float64) * scale for n in (400, 600))
-        shown.append(frechet_distance(gaussian_of(a), gaussian_of(b)))
-    assert frechet_bias(truth, 400, 600) == pytest.approx(float(np.mean(shown)), rel=0.05)
-
-
-@pytest.mark.parametrize(("per_dimension", "share"), [(3, 0.85), (10, 0.95)])
-def test_the_bias_from_a_sample_covariance_is_low_by_as_much_as_it_says(per_dimension, share):
-    n, generator = 100 * per_dimension, torch.Generator().manual_seed(17)
-    truth = Gaussian(mean=torch.zeros(100).double(), covariance=torch.eye(100).double(), n=0)
-    plugged_in = gaussian_of(torch.randn(n, 100, generator=generator, dtype=torch.float64))
-    assert frechet_bias(plugged_in, n, n) / frechet_bias(truth, n, n) == pytest.approx(share, abs=0.015)

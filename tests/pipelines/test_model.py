@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipelines.diffusion import Noised
 from pipelines.errors import UsageError
-from pipelines.model import DiT, load, load_classes, read_transformer_config, save
+from pipelines.model import DiT, load, load_classes, read_provenance, read_transformer_config, save
 from pipelines.sampler import SamplerSettings, sample_latents
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -122,6 +122,13 @@ def test_id2label_is_in_the_folder(saved: Path) -> None:
     assert index["id2label"]["7"] == "seven" and index["_class_name"] == "DiTPipeline"
     assert load_classes(saved).labels[7] == "seven"
     assert read_transformer_config(saved)["num_embeds_ada_norm"] == 10
+
+
+def test_provenance_is_read_without_weights(folder: Path, tiny: DiT) -> None:
+    """Empty for a folder that does not say."""
+    assert read_provenance(folder) == tiny.provenance
+    (folder / "dit.json").unlink()
+    assert read_provenance(folder) == {} and load(folder).provenance == {"source": str(folder)}
 
 
 def test_without_id2label_classes_are_numbers(folder: Path) -> None:

@@ -224,7 +224,7 @@ def test_a_killed_run_resumes_bit_for_bit(made: Made, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=killed_at_first_checkpoint, args=(made.data, folder))
     process.start()
-    process.join(60)
+    process.join(300)
     process.kill()
     assert process.exitcode == -signal.SIGKILL and not folder.exists()
     work_dir = tmp_path / "model.partial"

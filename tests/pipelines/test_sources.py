@@ -10,7 +10,7 @@ from pipelines.classes import ClassNames
 from pipelines.digits.data import NAMES, digit_images
 from pipelines.errors import MissingError, UsageError
 from pipelines.latents import Latents, cache_key, encode_images
-from pipelines.model import DiT
+from pipelines.model import DiT, save
 from pipelines.randomness import stream_seed
 from pipelines.sampler import SamplerSettings, sample_latents
 from pipelines.sources import (
@@ -50,9 +50,16 @@ def count_forwards(model: DiT) -> list[int]:
     return calls
 
 
-def test_default_source() -> None:
+def test_default_source(fresh: DiT, tmp_path: Path) -> None:
+    """The digits for a model that was made of them, or erased from such a one; else the model's own samples."""
+    for name, provenance, expected in (
+        ("other", {"data": "nothing"}, "replay"),
+        ("pre-trained", {"data": "digits"}, "digits"),
+        ("erased", {"original": {"data": "digits"}}, "digits"),
+    ):
+        fresh.provenance = provenance
+        assert default_source(str(save(fresh, tmp_path / name))) == expected
     assert default_source("digits") == "digits"
-    assert default_source("/some/folder") == default_source("facebook/DiT-XL-2-256") == "replay"
 
 
 def test_sources_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.model import DiT
 
-from .config import ErasureConfig
+from ..config import ErasureConfig
 
 SHOWN = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "frechet", "recall", "forget_degenerate_rate")
 

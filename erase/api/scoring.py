@@ -21,8 +21,8 @@ from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import held_out_images, open_source, trained_on_digits
 
-from .config import ErasureConfig
-from .rundir import RunDir
+from ..config import ErasureConfig
+from ..rundir import RunDir
 
 PROBE = "embedding_restore"  # the probe of every run; the others are `erase probe`'s
 EARLY_STOP_IMAGES = 100
@@ -56,7 +56,22 @@ def score_run(
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
     record["config"] = config.as_dict()
 
-    # Pictures on the noise that the scores saw.
+    show(models, record, found, config, folder, protocol=protocol, command=command)
+    write_record(record, folder.results_path)
+    return record
+
+
+def show(
+    models: Mapping[str, DiT],
+    record: Mapping[str, Any],
+    found: Mapping[str, ProbeResult],
+    config: ErasureConfig,
+    folder: RunDir,
+    *,
+    protocol: Protocol,
+    command: str,
+) -> None:
+    """Pictures on the noise that the scores saw, and the report."""
     shown = pictured_classes(record)
     samples = draw_samples(models, shown, protocol=protocol)
     for name, picture in (("before", samples["original"]), ("after", samples["erased"])):
@@ -71,8 +86,6 @@ def score_run(
         facts=facts_of(config),
         probes={PROBE: found},
     )
-    write_record(record, folder.results_path)
-    return record
 
 
 def kept_record(folder: RunDir, protocol: Protocol) -> dict[str, Any] | None:

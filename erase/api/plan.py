@@ -14,9 +14,8 @@ from pipelines.model import load_classes, resolve_folder
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
-from .config import ErasureConfig
-from .erasure import method_of
-from .methods.retain_posterior import SUM_LIMIT
+from ..config import ErasureConfig
+from ..erasure import method_of
 
 BYTES = 4  # float32
 
@@ -68,7 +67,7 @@ def erasure_rows(config: ErasureConfig, needs: frozenset[str], *, num_retained: 
     """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine = config.engine
     attack = ((engine.robust_steps + 1) / 2 + 1) / engine.robust_every if engine.robust else 0
-    summed = num_retained if "posterior" in needs and num_retained <= SUM_LIMIT else 0  # beyond, a label is drawn
+    summed = num_retained if config.method_options.get("mixture") == "sum" else 0
     frozen = 1 + summed if "reference_model" in needs else 0
     fishers = ("forget_fisher" in needs) + ("retain_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs

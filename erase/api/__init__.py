@@ -11,14 +11,14 @@ import torch
 
 from eval.protocol import Protocol, named
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
-from pipelines.model import DiT, load, load_classes, resolve_folder, save
+from pipelines.model import DiT, check_model, load, load_classes, resolve_folder, save
 
-from .card import model_card
-from .checkpoint import checkpoint_step
-from .config import ErasureConfig
-from .erasure import configure, run_erasure
+from ..card import model_card
+from ..checkpoint import checkpoint_step
+from ..config import ErasureConfig
+from ..erasure import configure, run_erasure
+from ..rundir import RunDir, cache_dir
 from .result import Result
-from .rundir import RunDir, cache_dir
 from .scoring import early_stop_score, preview_grid, protocol_scorer, score_models, score_run
 
 
@@ -97,6 +97,7 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
     started = time.monotonic()
     folder = RunDir(asked.output_dir)
+    check_model(asked.config.model)
     folder.claim(asked.config)
     erased, original = erased_model(asked, folder, progress=progress)
     record: dict[str, Any] = {}
