@@ -80,6 +80,12 @@ class RunDir:
         path = self.path / "status.json"
         return read_json(path)["state"] if path.exists() else "new"
 
+    @property
+    def seconds(self) -> float:
+        """How long a finished run took; 0 for one that is not finished."""
+        path = self.path / "status.json"
+        return (read_json(path).get("seconds") or 0.0) if path.exists() else 0.0
+
     def truncate_metrics(self, step: int) -> None:
         """Drop the log lines after ``step``: a resumed run writes them again."""
         lines = [line for line in self.read_metrics() if line["step"] <= step]

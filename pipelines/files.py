@@ -44,9 +44,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
+        # The old folder steps aside first: at every moment one of the two is whole.
+        retired = temporary.with_name(temporary.name + ".old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.replace(retired)
         temporary.replace(folder)
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import torch
 
 
 def stream_seed(seed: int, *path: str | int) -> int:
-    """A 63-bit seed that depends on ``seed`` and on every element of ``path``."""
+    """A seed that depends on ``seed`` and on every element of ``path`` (torch takes its low 32 bits)."""
     digest = hashlib.sha256("/".join(str(part) for part in (seed, *path)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

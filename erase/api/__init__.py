@@ -99,6 +99,7 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     folder = RunDir(asked.output_dir)
     check_model(asked.config.model)
     folder.claim(asked.config)
+    finished = folder.seconds
     erased, original = erased_model(asked, folder, progress=progress)
     record: dict[str, Any] = {}
     if asked.protocol is not None:
@@ -113,7 +114,7 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
             command=command,
             progress=progress,
         )
-    seconds = round(time.monotonic() - started, 1)
+    seconds = finished or round(time.monotonic() - started, 1)
     folder.set_status("complete", seconds=seconds)
     return Result(
         model=erased, original=original, scores=record, config=asked.config, run_dir=asked.output_dir, seconds=seconds

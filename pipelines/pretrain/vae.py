@@ -13,7 +13,7 @@ from .recipe import Recipe
 
 
 def train_vae(images: ImageSet, recipe: Recipe, *, checkpoint_path: Path | None, progress: bool) -> AutoencoderKL:
-    """A VAE with 4 latent channels at a quarter of the resolution; its scaling factor gives latents unit variance."""
+    """A VAE with 4 latent channels at an eighth of the resolution; its scaling factor gives latents unit variance."""
     torch.manual_seed(recipe.seed)
     levels = len(recipe.vae_channels)
     vae = AutoencoderKL(
