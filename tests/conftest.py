@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import nn
 
 from erase import erasure
+from erase.config import ErasureConfig
+from erase.erasure import configure
 from erase.method import Method, method_class
 from erase.posterior import PosteriorNetwork, PosteriorRecipe
 from erase.workspace import Workspace
@@ -182,3 +185,17 @@ def quick_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
 def method_of() -> Callable[..., Method]:
     """``method_of("sfron", weight_power=0.0)``: a method by name with its options."""
     return lambda name, **options: method_class(name)(**options)
+
+
+@pytest.fixture
+def configured(tiny_folder: Path) -> Callable[..., ErasureConfig]:
+    """``configured("sfron", steps=3)``: a small request to erase three, or other classes, from the tiny model."""
+    small = {"forget_batch_size": 8, "retain_batch_size": 8, "replay_per_class": 4, "fisher_samples": 6}
+
+    def make(
+        method: str = "sfron", *classes: str | int, preset: str = "default", data: str | None = None, **options: Any
+    ) -> ErasureConfig:
+        named, model = classes or ("three",), str(tiny_folder)
+        return configure(model, named, method=method, preset=preset, data=data, options={**small, **options})
+
+    return make

@@ -36,7 +36,7 @@ class RetainAccuracy(Metric):
         drawn = [label for label in range(len(images)) if images[label] > 0]
         if not drawn:
             return {"retain_accuracy": Value(value=None, n=0)}
-        balanced = float((hits[drawn] / images[drawn]).double().mean())
+        balanced = float((hits[drawn].double() / images[drawn]).mean())
 
         # The mean of K shares varies like one share of K^2 / sum(1/n_k) images, which is n when the n_k are equal.
         effective = len(drawn) ** 2 / float((1 / images[drawn].double()).sum())

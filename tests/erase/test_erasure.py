@@ -1,8 +1,8 @@
-"""Requests resolved into configurations, and erasures of a tiny model from start to end."""
+"""Erasures of a tiny model from start to end: workspaces, masks, kills, previews, early stops."""
 
+import copy
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,118 +15,63 @@ import torch
 from PIL import Image
 
 from erase.checkpoint import checkpoint_step
-from erase.config import EngineConfig
-from erase.erasure import configure, method_of, run_erasure
-from erase.methods.sfron import SFRon
+from erase.erasure import method_of, prepare, run_erasure
+from erase.method import method_names
 from erase.optimizers import PhaseStepper
-from pipelines.errors import DivergedError, MissingError, UsageError
+from pipelines.embedding import label_table_name
+from pipelines.errors import DivergedError, UsageError
 from pipelines.generate import generate_all
 from pipelines.sampler import SamplerSettings
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"forget_batch_size": 8, "retain_batch_size": 8, "replay_per_class": 4, "fisher_samples": 6}
 
 
 @pytest.fixture
-def configured(tiny_folder):
-    """``configured("sfron", steps=3)``: a request to erase three from the tiny model."""
+def two_classes(tmp_path):
+    """A folder with three pictures each of zero and one."""
+    for name in ("zero", "one"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    return str(tmp_path / "images")
 
-    def make(method="sfron", *classes, preset="default", data=None, **options):
-        return configure(
-            str(tiny_folder),
-            classes or ["three"],
-            method=method,
-            preset=preset,
-            data=data,
-            options={**SMALL, **options},
-        )
+
+@pytest.fixture
+def prepared(configured, loaded_dit, erase_cache, quick_posterior):
+    """``prepared("sfron", data=...)``: the workspace of a request, and the needs of its method."""
+
+    def make(name, *classes, data=None):
+        config = configured(name, *classes, data=data)
+        method, model = method_of(config), copy.deepcopy(loaded_dit)
+        return prepare(model, config, method, cache_dir=erase_cache, work_dir=None, progress=False), method.needs
 
     return make
 
 
-@pytest.mark.parametrize(
-    ("classes", "found"),
-    [(["three"], (3,)), ([3], (3,)), (["3"], (3,)), (["Three", 8, "3"], (3, 8)), (["nine", "zero"], (9, 0))],
-)
-def test_classes_are_resolved_once_each(configured, classes, found):
-    assert configured("esd", *classes).forget_classes == found
+@pytest.mark.parametrize("name", method_names())
+def test_a_workspace_has_what_its_method_needs_and_no_more(prepared, name):
+    workspace, needs = prepared(name, "three", 8)
+    parts = {"reference_model": workspace.reference, "posterior": workspace.posterior,
+             "forget_fisher": workspace.forget_fisher, "retain_fisher": workspace.retain_fisher}  # fmt: skip
+    assert {part for part, value in parts.items() if value is not None} == needs - {"replay"}
+    assert workspace.forget.class_labels.unique().tolist() == [3, 8] and len(workspace.forget) == 8
+    assert workspace.retain.class_labels.unique().tolist() == workspace.retained_classes and len(workspace.retain) == 32
+
+    # Each Fisher diagonal is that of its own side: only labels of that side have evidence.
+    table = label_table_name(workspace.model.transformer)
+    for fisher, side in ((workspace.forget_fisher, {3, 8}), (workspace.retain_fisher, set(workspace.retained_classes))):
+        rows = set() if fisher is None else set(fisher[table].sum(1).nonzero()[:, 0].tolist())
+        assert rows <= side and (len(rows) > 1 or fisher is None)
 
 
-@pytest.mark.parametrize(
-    ("classes", "words"),
-    [
-        (["elephant"], "elephant"),
-        (["thre"], "three"),  # the close spelling is offered
-        ([10], "null"),
-        (["null"], "null"),
-        ([11], "out of range"),
-        ([True], "bool"),
-        (list(range(10)), "every class of the model was named: at least one must be retained"),
-    ],
-)
-def test_classes_that_cannot_be_erased_are_refused(configured, classes, words):
-    with pytest.raises(UsageError, match=words):
-        configured("esd", *classes)
-
-
-def test_no_class_is_no_request(tiny_folder):
-    with pytest.raises(UsageError, match="no class to erase was named"):
-        configure(str(tiny_folder), [])
-
-
-def test_unknown_words_list_what_there_is(configured, tiny_folder, tmp_path):
-    with pytest.raises(UsageError, match=r"--method 'scrub' is not one of .*sfron"):
-        configured("scrub")
-    with pytest.raises(UsageError, match="--preset 'papers' is not one of default, paper"):
-        configured(preset="papers")
-    with pytest.raises(
-        UsageError, match=r"--eta is not an option of method esd; .*--negative-guidance, --retain-label"
-    ):
-        configured("esd", eta=1.0)
-    with pytest.raises(UsageError, match="--forget-classes is not an option of method esd"):
-        configured("esd", forget_classes=(1,))
-    with pytest.raises(UsageError, match="--weight-power 'half' is not a number"):
-        configured(weight_power="half")
-    with pytest.raises(UsageError, match="--seed 'x' is not a whole number"):
-        configured(seed="x")
-    with pytest.raises(MissingError, match=r"--data .*nowhere does not exist"):
-        configured(data=str(tmp_path / "nowhere"))
-    with pytest.raises(MissingError, match="neither an embedded model"):
-        configure("/no/such/model", ["three"])
-
-
-def test_a_request_is_checked_without_reading_a_weight(tiny_folder, tmp_path):
-    folder = tmp_path / "bare"
-    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = configure(str(folder), ["three"], method="sfron", options={"steps": 3})
-    assert config.engine == EngineConfig(steps=3) and config.data == "replay"
-    with pytest.raises(MissingError, match="safetensors"):
-        run_erasure(config)
-
-
-def test_options_go_before_the_preset_and_the_preset_before_defaults(configured, monkeypatch):
-    own = {"steps": 7, "retain_steps": 3, "forget_batch_size": 9, "mask_threshold": 2.0, "fisher_samples": 50}
-    monkeypatch.setattr(SFRon, "defaults", own)
-    monkeypatch.setitem(SMALL, "fisher_samples", 6)
-    default = configured()
-    assert (default.engine.steps, default.engine.retain_steps, default.engine.optimizers) == (7, 3, "dual")
-    assert (default.engine.forget_batch_size, default.fisher_samples) == (8, 6)  # given
-    assert default.method_options["mask_threshold"] == 2.0
-
-    monkeypatch.delitem(SMALL, "fisher_samples")
-    paper = configured(preset="paper", steps=11, weight_power=0.25)
-    assert (paper.engine.steps, paper.engine.retain_steps, paper.fisher_samples) == (11, 3, 2000)
-    assert (paper.engine.optimizers, paper.engine.forget_weight) == ("shared", 1e-3)
-    assert (paper.method_options["weight_power"], paper.method_options["forget_vlb"]) == (0.25, "full")
-    assert paper.engine.log_every == EngineConfig().log_every and configured().fisher_samples == 50
-    assert method_of(paper) == SFRon(weight_power=0.25, mask_threshold=2.0, forget_vlb="full", forget_label_dropout=0.1)
-
-
-def test_the_configuration_is_complete(configured):
-    """Defaults are written out: a later default cannot change what a saved run was."""
-    config = configured("salun", seed=5)
-    assert config.method_options == {"retain_label_dropout": 0.1, "mask_fraction": 0.5, "teacher": "current"}
-    assert (config.seed, config.replay_per_class, config.method) == (5, 4, "salun")
+def test_replay_takes_the_place_of_retained_pictures(prepared, two_classes):
+    """Selective Amnesia sees no real picture of a retained class; the others do."""
+    workspace, _ = prepared("selective_amnesia", "zero", data=two_classes)
+    assert len(workspace.forget) == 3 and len(workspace.retain) == 36 and workspace.retain.std.max() == 0
+    workspace, _ = prepared("esd", "zero", data=two_classes)
+    assert len(workspace.retain) == 3 and workspace.retain.class_labels.unique().tolist() == [1]
+    assert workspace.retain.mean.shape[1] == 2  # mirrored copies of pictures, none of samples
 
 
 def weights_of(model):
@@ -270,17 +215,10 @@ def test_a_run_that_diverges_says_which_knob_to_lower(configured, erase_cache):
         run_erasure(config, cache_dir=erase_cache)
 
 
-def test_data_without_a_class_is_refused(configured, tmp_path):
-    """A folder of pictures stands in for replay; a side without one is named."""
-    for name in ("zero", "one"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(3):
-            pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
-    data = str(tmp_path / "images")
+def test_data_without_a_class_is_refused(configured, two_classes, tmp_path):
     with pytest.raises(UsageError, match="images holds no image of the forget classes"):
-        run_erasure(configured("esd", "three", data=data, steps=1))
+        run_erasure(configured("esd", "three", data=two_classes, steps=1))
     with pytest.raises(UsageError, match="images holds no image of the retain classes"):
-        run_erasure(configured("esd", "zero", "one", data=data, steps=1))
-    erased = run_erasure(configured("esd", "zero", data=data, steps=1), cache_dir=tmp_path / "cache")
+        run_erasure(configured("esd", "zero", "one", data=two_classes, steps=1))
+    erased = run_erasure(configured("esd", "zero", data=two_classes, steps=1), cache_dir=tmp_path / "cache")
     assert erased.loop.steps == 1 and len(list((tmp_path / "cache").iterdir())) == 1

@@ -1,0 +1,94 @@
+"""Requests resolved into complete configurations, or refused in words that say what to do."""
+
+import shutil
+
+import pytest
+
+from erase.config import EngineConfig
+from erase.erasure import configure, method_of, run_erasure
+from erase.methods.sfron import SFRon
+from pipelines.errors import MissingError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [(["three"], (3,)), ([3], (3,)), (["3"], (3,)), (["Three", 8, "3"], (3, 8)), (["nine", "zero"], (9, 0))],
+)
+def test_classes_are_resolved_once_each(configured, classes, found):
+    assert configured("esd", *classes).forget_classes == found
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["elephant"], "elephant"),
+        (["thre"], "three"),  # the close spelling is offered
+        ([10], "null"),
+        (["null"], "null"),
+        ([11], "out of range"),
+        ([True], "bool"),
+        (list(range(10)), "every class of the model was named: at least one must be retained"),
+    ],
+)
+def test_classes_that_cannot_be_erased_are_refused(configured, classes, words):
+    with pytest.raises(UsageError, match=words):
+        configured("esd", *classes)
+
+
+def test_no_class_is_no_request(tiny_folder):
+    with pytest.raises(UsageError, match="no class to erase was named"):
+        configure(str(tiny_folder), [])
+
+
+def test_unknown_words_list_what_there_is(configured, tiny_folder, tmp_path):
+    with pytest.raises(UsageError, match=r"--method 'scrub' is not one of .*sfron"):
+        configured("scrub")
+    with pytest.raises(UsageError, match="--preset 'papers' is not one of default, paper"):
+        configured(preset="papers")
+    with pytest.raises(
+        UsageError, match=r"--eta is not an option of method esd; .*--negative-guidance, --retain-label"
+    ):
+        configured("esd", eta=1.0)
+    with pytest.raises(UsageError, match="--forget-classes is not an option of method esd"):
+        configured("esd", forget_classes=(1,))
+    with pytest.raises(UsageError, match="--weight-power 'half' is not a number"):
+        configured(weight_power="half")
+    with pytest.raises(UsageError, match="--seed 'x' is not a whole number"):
+        configured(seed="x")
+    with pytest.raises(MissingError, match=r"--data .*nowhere does not exist"):
+        configured(data=str(tmp_path / "nowhere"))
+    with pytest.raises(MissingError, match="neither an embedded model"):
+        configure("/no/such/model", ["three"])
+
+
+def test_a_request_is_checked_without_reading_a_weight(tiny_folder, tmp_path):
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = configure(str(folder), ["three"], method="sfron", options={"steps": 3})
+    assert config.engine == EngineConfig(steps=3) and config.data == "replay"
+    with pytest.raises(MissingError, match="safetensors"):
+        run_erasure(config)
+
+
+def test_options_go_before_the_preset_and_the_preset_before_defaults(tiny_folder, monkeypatch):
+    own = {"steps": 7, "retain_steps": 3, "forget_batch_size": 9, "mask_threshold": 2.0, "fisher_samples": 50}
+    monkeypatch.setattr(SFRon, "defaults", own)
+    default = configure(str(tiny_folder), ["three"], method="sfron", options={"forget_batch_size": 8, "seed": 2})
+    assert (default.engine.steps, default.engine.retain_steps, default.engine.optimizers) == (7, 3, "dual")
+    assert (default.engine.forget_batch_size, default.seed) == (8, 2)  # given
+    assert (default.method_options["mask_threshold"], default.fisher_samples) == (2.0, 50)
+
+    given = {"steps": 11, "weight_power": 0.25}
+    paper = configure(str(tiny_folder), ["three"], method="sfron", preset="paper", options=given)
+    assert (paper.engine.steps, paper.engine.retain_steps, paper.fisher_samples) == (11, 3, 2000)
+    assert (paper.engine.optimizers, paper.engine.forget_weight) == ("shared", 1e-3)
+    assert (paper.method_options["weight_power"], paper.method_options["forget_vlb"]) == (0.25, "full")
+    assert paper.engine.log_every == EngineConfig().log_every
+    assert method_of(paper) == SFRon(weight_power=0.25, mask_threshold=2.0, forget_vlb="full", forget_label_dropout=0.1)
+
+
+def test_the_configuration_is_complete(configured):
+    """Defaults are written out: a later default cannot change what a saved run was."""
+    config = configured("salun", seed=5)
+    assert config.method_options == {"retain_label_dropout": 0.1, "mask_fraction": 0.5, "teacher": "current"}
+    assert (config.seed, config.replay_per_class, config.method) == (5, 4, "salun")
