@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.files import write_text
+
 RESULTS = Path(__file__).parent / "results"
 ORIGINAL = "original"  # in the place of a method: the model before any erasure
 Row = dict[str, Any]
@@ -89,11 +91,19 @@ def done_rows(path: Path) -> dict[str, Row]:
     return {json.dumps(line["job"], sort_keys=True): line["result"] for line in lines}
 
 
+def drop_cut_line(path: Path) -> None:
+    """Remove a last line that a kill cut short, so that the next one starts on its own."""
+    text = path.read_text() if path.exists() else ""
+    if text and not text.endswith("\n"):
+        write_text(text[: text.rfind("\n") + 1], path)
+
+
 def run_jobs(jobs: Iterable[Job], path: Path, *, workers: int, title: str) -> Mapping[str, Row]:
     """Carry out the jobs that have no line in ``path`` yet; returns the results of all by key."""
     done = done_rows(path)
     todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
     path.parent.mkdir(exist_ok=True)
+    drop_cut_line(path)
     with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
         futures = {pool.submit(carry_out, job): job for job in todo}
         for future in tqdm(as_completed(futures), total=len(todo), desc=title, unit="run"):

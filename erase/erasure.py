@@ -38,9 +38,8 @@ def configure(
     those before the method's defaults. Raises ``UsageError`` for an unknown class, method or option and
     ``MissingError`` for a model or data that are not there.
     """
-    if preset not in ("default", "paper"):
-        raise UsageError(f"--preset {preset!r} is not one of default, paper")
     kind = method_class(method)
+    check_preset(preset, kind, method)
     names = load_classes(model)
     forget_classes = tuple(dict.fromkeys(names.resolve(query) for query in classes))
     if not forget_classes:
@@ -62,6 +61,14 @@ def configure(
         data=data,
         **own,
     )
+
+
+def check_preset(preset: str, kind: type[Method], method: str) -> None:
+    """Refuse an unknown preset, and ``paper`` for a method without published settings (``UsageError``)."""
+    if preset not in ("default", "paper"):
+        raise UsageError(f"--preset {preset!r} is not one of default, paper")
+    if preset == "paper" and not kind.paper:
+        raise UsageError(f"--preset paper: method {method} has no published settings for DiT; use --preset default")
 
 
 def split_options(

@@ -20,6 +20,7 @@ from .sampler import ddim_scheduler
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 Network = TypeVar("Network", DiTTransformer2DModel, AutoencoderKL)
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 SETTINGS_FILE = "dit.json"  # what diffusers' own files cannot hold: time embedding, guided channels, provenance
 
 
@@ -165,14 +166,14 @@ def check_model(source: str | Path) -> Path:
 
     Raises what ``load`` raises.
     """
-    folder = resolve_folder(source)
+    folder = resolve_folder(source, weights=True)
     check_config(folder)
     for part in ("transformer", "vae"):
         check_weights(folder / part)
     return folder
 
 
-def resolve_folder(source: str | Path) -> Path:
+def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
     """The local diffusers folder of a model: embedded, on disk, or downloaded from the hub (``MissingError``)."""
     if str(source) in EMBEDDED:
         return EMBEDDED[str(source)]
@@ -186,18 +187,21 @@ def resolve_folder(source: str | Path) -> Path:
     if len(path.parts) != 2 or path.is_absolute():
         names = ", ".join(EMBEDDED)
         raise MissingError(f"--model {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
-    return download(str(source))
+    return download(str(source), weights=weights)
 
 
-def download(hub_id: str) -> Path:
-    """Fetch a diffusers folder from the hub, or take it from the local cache (``MissingError`` when neither works)."""
+def download(hub_id: str, *, weights: bool) -> Path:
+    """Fetch a folder from the hub, or take it from the local cache (``MissingError``); weights only if asked."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt", "*.md"]))
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.md", *(WEIGHT_FILES if weights else ())]))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise MissingError(f"--model {hub_id} is neither a local folder nor reachable on the hub: {reason}") from error
+        raise MissingError(
+            f"--model {hub_id} is no local folder, and the hub cannot be reached for it ({reason}); offline, give "
+            "--model digits or a local folder"
+        ) from error
 
 
 def read_transformer_config(source: str | Path) -> dict[str, Any]:

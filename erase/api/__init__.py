@@ -19,7 +19,7 @@ from ..config import ErasureConfig
 from ..erasure import configure, run_erasure
 from ..rundir import RunDir, cache_dir
 from .result import Result
-from .scoring import early_stop_score, preview_grid, protocol_scorer, score_models, score_run
+from .scoring import check_scoring, early_stop_score, preview_grid, protocol_scorer, score_models, score_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def request(
         reference=reference,
         device=pick_device(device),
     )
+    check_scoring(found.protocol, model, reference, stop_below=config.engine.stop_below)
     RunDir(found.output_dir).check(config)
     return found
 
@@ -136,6 +137,7 @@ def evaluate(
     found, where = pick_protocol(protocol or None, original), pick_device(device)
     if found is None:
         raise UsageError("--protocol none leaves nothing to evaluate")
+    check_scoring(found, original, reference, stop_below=0)
     models = {"original": load(original, device=where), "erased": load(model, device=where)}
     return score_models(
         models,
@@ -188,7 +190,7 @@ def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | Non
     if protocol == "none":
         return None
     if protocol is None:
-        protocol = "small" if (resolve_folder(model) / "classifier").is_dir() else "quick"
+        protocol = "small" if (resolve_folder(model) / "classifier" / "config.json").exists() else "quick"
     return named(protocol)
 
 

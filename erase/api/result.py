@@ -46,7 +46,9 @@ class Result:
         for probe, subjects in self.scores.get("probes", {}).items():
             values = ", ".join(f"{subject} {entry['value']:.1%}" for subject, entry in subjects.items())
             lines.append(f"  after {probe.replace('_', ' ')}: {values}")
-        lines += [f"  model   {self.run_dir / 'model'}", f"  report  {self.run_dir / 'report.html'}"]
+        lines.append(f"  model   {self.run_dir / 'model'}")
+        if self.scores:
+            lines.append(f"  report  {self.run_dir / 'report.html'}")
         return "\n".join(lines)
 
     def show(self) -> str:

@@ -17,7 +17,7 @@ from eval.report import pictured_classes, write_report
 from pipelines.classifier import Classifier, load_classifier
 from pipelines.errors import UsageError
 from pipelines.generate import generate_all
-from pipelines.model import DiT
+from pipelines.model import DiT, read_provenance, resolve_folder
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import held_out_images, open_source, trained_on_digits
 
@@ -44,7 +44,7 @@ def score_run(
 
     Scores that are there for the same protocol and reference are read instead of made again.
     """
-    record = kept_record(folder, protocol)
+    record = kept_record(folder, protocol, reference)
     if record is not None:
         return record
     models = {"original": original, "erased": erased}
@@ -88,12 +88,35 @@ def show(
     )
 
 
-def kept_record(folder: RunDir, protocol: Protocol) -> dict[str, Any] | None:
-    """The record of an earlier scoring under the same protocol; None when there is none."""
+def kept_record(folder: RunDir, protocol: Protocol, reference: str | None) -> dict[str, Any] | None:
+    """The record of an earlier scoring under the same protocol and reference; None when there is none."""
     if not folder.results_path.exists():
         return None
     record = read_record(folder.results_path)
-    return record if record.get("asked_protocol") == protocol.to_dict() else None
+    return record if record.get("asked") == asked_for(protocol, reference) else None
+
+
+def asked_for(protocol: Protocol, reference: str | None) -> dict[str, Any]:
+    """What a scoring was asked for, as it stands in its record."""
+    return {"protocol": protocol.to_dict(), "reference": reference}
+
+
+def check_scoring(protocol: Protocol | None, model: str, reference: str | None, *, stop_below: float) -> None:
+    """Refuse a scoring that could only fail after the erasure (``UsageError``); reads configurations only."""
+    own = (resolve_folder(model) / "classifier" / "config.json").exists()
+    if stop_below and not own and (protocol is None or protocol.classifier == OWN_CLASSIFIER):
+        raise UsageError(f"--stop-below {stop_below:g} needs a classifier, and model {model} ships none")
+    if protocol is None:
+        return
+    if protocol.features != "classifier":
+        raise UsageError(
+            f"--protocol {protocol.name} needs Inception features, which the command line does not offer yet: "
+            "use --protocol none, or small for a model that ships its own classifier"
+        )
+    if protocol.classifier == OWN_CLASSIFIER and not own:
+        raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier, and {model} ships none")
+    if reference is None and not trained_on_digits(read_provenance(model)):
+        raise UsageError("--reference is needed to score this model: a folder or archive of real images by class")
 
 
 def score_models(
@@ -116,13 +139,11 @@ def score_models(
         training_features=training_features(original, forget_classes, scorer=scorer),
         progress=progress,
     )
-    return {**record, "asked_protocol": protocol.to_dict()}
+    return {**record, "asked": asked_for(protocol, reference)}
 
 
 def protocol_scorer(model: DiT, protocol: Protocol) -> Scorer:
     """What recognises classes and gives features under a protocol."""
-    if protocol.features != "classifier":
-        raise UsageError(f"--protocol {protocol.name} needs Inception features, which need --inception FILE")
     classifier = own_classifier(model, protocol)
     name = "digits" if trained_on_digits(model.provenance) else classifier.name
     return ClassifierScorer(classifier, feature_space=name)

@@ -23,7 +23,7 @@ def setting_options(command: Command) -> Command:
     own = [entry for entry in dataclasses.fields(ErasureConfig) if entry.name in OWN_OPTIONS]
     hints = {**get_type_hints(ErasureConfig), **get_type_hints(EngineConfig)}
     for entry in reversed([*own, *dataclasses.fields(EngineConfig)]):
-        text = f"{entry.metadata['help']} [default: {show(entry.default)}]"
+        text = f"{entry.metadata['help']} [default: the method's, else {show(entry.default)}]"
         kind, names = hints[entry.name], flag(entry.name)
         if kind is bool:
             names += f"/--no-{entry.name.replace('_', '-')}"

@@ -1,5 +1,6 @@
 """``erase sample``: images of a class from any model, as one picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -47,6 +48,7 @@ def sample(
         raise UsageError(f"--output {output} lies in a folder that does not exist")
 
     bundle = load(model, device=pick_device(device))
+    settings = replace(settings, guided_channels=bundle.guided_channels)
     requests = [(label, seed + number) for label in labels for number in range(num_images)]
     images = generate_all(bundle, requests, settings, progress="sampling")
     save_png(grid(images, columns=num_images, scale=max(1, 128 // bundle.image_size)), Path(output))

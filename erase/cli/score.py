@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from pipelines.errors import UsageError
+
 from . import print_json
 
 
@@ -27,6 +29,8 @@ def score(
     as_json: bool,
 ) -> None:
     """Score MODEL, from which CLASS... was erased, against the original on identical noise."""
+    if output and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"--output {output} lies in a folder that does not exist")
     from erase.api import evaluate
     from eval.evaluate import write_record
     from eval.words import headline, ordered_keys, sentence

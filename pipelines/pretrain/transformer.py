@@ -76,7 +76,8 @@ def train_transformer(
             null_class=model.null_class,
             generator=draws,
         )
-        noised = draw_noise(model.noise_schedule, latents.draw(batch, generator=draws), labels, generator=draws)
+        x0 = latents.draw(batch, generator=draws).to(model.device)
+        noised = draw_noise(model.noise_schedule, x0, labels.to(model.device), generator=draws)
         output = model.predict(noised.noisy_latents, noised.timesteps, noised.class_labels)
         return denoising_loss(model.noise_schedule, output, noised).denoising.mean()
 

@@ -120,7 +120,7 @@ def test_other_networks_are_refused(folder: Path, file: str, values: dict, messa
 def test_a_hub_id_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingError, match="--model nobody/nothing is neither a local folder nor reachable"):
+    with pytest.raises(MissingError, match="--model nobody/nothing is no local folder, and the hub cannot be reached"):
         load("nobody/nothing")
 
 
