@@ -67,8 +67,7 @@ class PhaseStepper:
     """The optimizers and masks of both sides, and the step that a phase takes with its gradients."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], config: EngineConfig, *, masks: PhaseMasks) -> None:
-        """Raises ``UsageError`` for a mask of another model and for two learning rates where one step is taken."""
-        check_one_step(config)
+        """Raises ``UsageError`` for a mask of another model."""
         self.names = list(parameters)
         self.parameters = list(parameters.values())
         self.config = config
@@ -192,17 +191,6 @@ def saved_state(tensors: dict[str, Tensor], *, kind: str, name: str, parameter: 
 def takes_one_step(config: EngineConfig) -> bool:
     """Whether an outer step is one step of a shared optimizer."""
     return config.optimizers == "shared" and config.update != "alternate"
-
-
-def check_one_step(config: EngineConfig) -> None:
-    """Refuse two learning rates where one step is taken."""
-    forget = (config.forget_learning_rate, config.forget_lr_schedule)
-    retain = (config.retain_learning_rate, config.retain_lr_schedule)
-    if takes_one_step(config) and forget != retain:
-        raise UsageError(
-            f"--update {config.update} with --optimizers shared takes one step: the forget and retain learning rates "
-            "and schedules must be equal"
-        )
 
 
 def resident_mask(

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch
 
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json, write_json
+from pipelines.versions import versions
 
 from .config import ErasureConfig, erasure_from_dict, read_yaml, write_yaml
-
-PACKAGES = ("dit-erase", "torch", "diffusers", "timm", "torchvision", "torchmetrics", "numpy")
 
 
 def cache_dir() -> Path:
@@ -117,15 +115,9 @@ def find_run(path: str | Path) -> RunDir:
 
 def environment() -> dict[str, str]:
     """Versions and machine facts that a number may depend on."""
-    facts = {
-        "python": platform.python_version(),
+    return {
+        **versions(),
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
-    for package in PACKAGES:
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            facts[package] = "not installed"
-    return facts

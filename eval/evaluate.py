@@ -1,9 +1,7 @@
 """One pass over generated images feeding every metric, for the original and the erased model on identical noise."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json, write_json
 from pipelines.generate import generate, generate_all
 from pipelines.model import DiT
+from pipelines.versions import versions
 
 from .features import Scorer
 from .metric import Batch, Context, Metric, metric_class, metric_names
@@ -25,7 +24,6 @@ from .values import Value, difference, share
 
 NO_FEATURES = torch.empty(0, 0)
 NUM_NEIGHBOURS = 3
-PACKAGES = ("dit-erase", "torch", "diffusers", "timm", "torchvision", "torchmetrics", "numpy")
 
 
 def evaluate(
@@ -200,17 +198,6 @@ def forget_accuracy(
         hits += int((logits.isfinite().all(1) & (logits.argmax(1) == class_label)).sum())
         pictures.append(images[:8])
     return share(hits, num_images), torch.cat(pictures)[:8]
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of every package that can change a number."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from erase.config import EngineConfig, ErasureConfig, erasure_from_dict, read_yaml
-from erase.rundir import PACKAGES, RunDir, cache_dir, find_run
+from erase.rundir import RunDir, cache_dir, find_run
 from pipelines.errors import MissingError, UsageError
+from pipelines.versions import PACKAGES
 
 CONFIG = ErasureConfig(model="tiny", forget_classes=(3,), method="sfron", engine=EngineConfig(steps=5))
 STEPS_7 = dataclasses.replace(CONFIG, engine=EngineConfig(steps=7), seed=4)
