@@ -34,26 +34,37 @@ class Job:
         """Identifies the job in the results."""
         return json.dumps(asdict(self), sort_keys=True)
 
+    def config(self) -> Any:
+        """The complete configuration: a change of a default changes it, though not the key."""
+        from erase.configure import configure
+
+        method = "embedding_reset" if self.method == ORIGINAL else self.method
+        return configure(
+            self.model, [self.forget_class], method=method, options={**dict(self.options), "seed": self.seed}
+        )
+
 
 def carry_out(job: Job) -> Row:
     """Make and score one model, on one thread."""
     import torch
 
     torch.set_num_threads(1)
-    from erase.erasure import configure, run_erasure
+    from erase.erasure import run_erasure
     from erase.rundir import cache_dir
     from pipelines.errors import DivergedError
 
-    method = "embedding_reset" if job.method == ORIGINAL else job.method
-    config = configure(job.model, [job.forget_class], method=method, options={**dict(job.options), "seed": job.seed})
-    started = time.perf_counter()
+    config = job.config()
+    started, cpu_started = time.perf_counter(), time.process_time()
     try:
         erased = run_erasure(config, cache_dir=cache_dir())
+        failure = {}
     except DivergedError as error:
-        return {"diverged": str(error), "seconds": time.perf_counter() - started}
-    seconds = time.perf_counter() - started
+        erased, failure = None, {"diverged": str(error)}
+    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+    if erased is None:
+        return {**failure, **spent}
     model = erased.original if job.method == ORIGINAL else erased.model
-    return {**scores(erased.original, model, job), "seconds": seconds}
+    return {**scores(erased.original, model, job), **spent}
 
 
 def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
@@ -83,12 +94,12 @@ def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
     return found
 
 
-def done_rows(path: Path) -> dict[str, Row]:
-    """Finished jobs by key; a line cut short by a kill is left out."""
+def done_rows(path: Path) -> dict[tuple[str, str], Row]:
+    """Finished jobs by key and configuration hash; a line cut short by a kill is left out."""
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    return {json.dumps(line["job"], sort_keys=True): line["result"] for line in lines}
+    return {(json.dumps(line["job"], sort_keys=True), line["config"]): line["result"] for line in lines}
 
 
 def drop_cut_line(path: Path) -> None:
@@ -99,16 +110,26 @@ def drop_cut_line(path: Path) -> None:
 
 
 def run_jobs(jobs: Iterable[Job], path: Path, *, workers: int, title: str) -> Mapping[str, Row]:
-    """Carry out the jobs that have no line in ``path`` yet; returns the results of all by key."""
-    done = done_rows(path)
-    todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
+    """Carry out the jobs that have no line in ``path`` under today's defaults; returns the results of all by key.
+
+    A job that fails does not stop the others; at the end the failures are raised together.
+    """
+    done, wanted = done_rows(path), {job: job.config().hash for job in jobs}
+    todo = [job for job, config in wanted.items() if (job.key, config) not in done]
     path.parent.mkdir(exist_ok=True)
     drop_cut_line(path)
+    failures = []
     with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
         futures = {pool.submit(carry_out, job): job for job in todo}
         for future in tqdm(as_completed(futures), total=len(todo), desc=title, unit="run"):
             job = futures[future]
-            done[job.key] = future.result()
-            stream.write(json.dumps({"job": asdict(job), "result": done[job.key]}) + "\n")
+            if (error := future.exception()) is not None:
+                failures.append(RuntimeError(f"{job.key}: {error!r}"))
+                continue
+            done[job.key, wanted[job]] = future.result()
+            line = {"job": asdict(job), "config": wanted[job], "result": future.result()}
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
-    return done
+    if failures:
+        raise ExceptionGroup(f"{len(failures)} of {len(todo)} jobs failed", failures)
+    return {job.key: done[job.key, config] for job, config in wanted.items()}

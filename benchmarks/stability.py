@@ -1,6 +1,6 @@
 """Shared against dual optimizers: does decoupling make erasure more stable (the claim of DualOptim, arXiv 2504.15827)?
 
-    python -m benchmarks.stability            every run, resumable; hours on two cores
+    python -m benchmarks.stability            every run, resumable; an hour and a half on two cores
     python -m benchmarks.stability --quick    two methods, two values, one class; minutes
 
 Both sides are tuned equally: four forget weights for shared, four forget learning rates for dual, on three classes.
@@ -19,7 +19,8 @@ SIDES = ("shared", "dual")
 VALUES = {"shared": (0.03, 0.1, 0.3, 1.0), "dual": (2e-5, 6e-5, 2e-4, 6e-4)}
 TUNED = {"shared": "forget_weight", "dual": "forget_learning_rate"}
 TUNING_CLASSES = (1, 3, 8)
-STEPS = 150
+SETTINGS = {"steps": 100, "forget_batch_size": 32, "retain_batch_size": 64}  # of every run
+SAMPLES = {"sfron": {"fisher_samples": 500}, "selective_amnesia": {"fisher_samples": 500}}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ QUICK = Scale(
 
 def erasure(method: str, side: str, value: float, forget_class: int, seed: int = 0) -> Job:
     """One run: everything equal but the optimizers and the tuned value."""
-    options = {"steps": STEPS, "optimizers": side, TUNED[side]: value, "fisher_samples": 500}
+    options = {**SETTINGS, **SAMPLES.get(method, {}), "optimizers": side, TUNED[side]: value}
     return Job(method=method, forget_class=forget_class, options=tuple(sorted(options.items())), seed=seed)
 
 
@@ -107,7 +108,7 @@ def main() -> None:
 
     scale = QUICK if arguments.quick else FULL
     path = RESULTS / f"{scale.name}.jsonl"
-    done = run_jobs(tuning_jobs(scale), path, workers=arguments.workers, title="tuning")
+    done = dict(run_jobs(tuning_jobs(scale), path, workers=arguments.workers, title="tuning"))
     best = {
         (method, side): min(
             scale.values[side],
@@ -120,7 +121,7 @@ def main() -> None:
     retrained = [baseline("retrain", label) for label in scale.tuning_classes] if scale.retrain else []
     originals = [baseline(ORIGINAL, label) for label in scale.classes]
     everything = [*originals, *retrained, *(job for jobs in final.values() for job in jobs)]
-    done = run_jobs(everything, path, workers=arguments.workers, title="final")
+    done |= run_jobs(everything, path, workers=arguments.workers, title="final")
     write_summary(done, scale, best, final, RESULTS / scale.name)
 
 

@@ -12,10 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.erasures import ORIGINAL, Job, Row
-from benchmarks.stability import SIDES, STEPS, TUNED, Scale, baseline, erasure, mean_cost
+from benchmarks.stability import SETTINGS, SIDES, TUNED, Scale, baseline, erasure, mean_cost
 from erase.rundir import environment
 
-NUMBERS = ("forget_accuracy", "retain_accuracy", "frechet", "seconds")
+NUMBERS = ("forget_accuracy", "retain_accuracy", "frechet", "cpu_seconds")
 COLOURS = {"shared": "#b3541e", "dual": "#1f6f8b"}
 
 
@@ -43,7 +43,7 @@ def write_summary(
         }
     summary = {
         "protocol": {
-            "steps": STEPS,
+            "settings": SETTINGS,
             "images": "250 of the erased class, 250 of the others, 20 DPM-Solver++ steps, no guidance",
             "tuned": {side: {TUNED[side]: scale.values[side]} for side in SIDES},
             "tuning_classes": scale.tuning_classes,
@@ -61,11 +61,17 @@ def write_summary(
 
 def text_table(summary: Mapping[str, Any]) -> str:
     """Mean and standard deviation of every number, as Markdown."""
-    lines = ["| method | optimizers | runs | " + " | ".join(NUMBERS) + " |", "|---" * (3 + len(NUMBERS)) + "|"]
+    columns = ("method", "optimizers", "runs", "diverged", *NUMBERS, "gap to retrain")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, row in summary["table"].items():
-        cells = [f"{row[number]['mean']:.3f} ± {row[number]['std'] or 0:.3f}" for number in NUMBERS]
-        lines.append(f"| {' | '.join(name.split())} | {row['runs']} | {' | '.join(cells)} |")
+        cells = [cell(row[number]) for number in (*NUMBERS, "gap_to_retrain")]
+        lines.append(f"| {' | '.join([*name.split(), str(row['runs']), str(row['diverged']), *cells])} |")
     return "\n".join(lines)
+
+
+def cell(found: Mapping[str, Any]) -> str:
+    """Mean and standard deviation, or a dash where every run diverged."""
+    return "-" if found["mean"] is None else f"{found['mean']:.3f} ± {found['std'] or 0:.3f}"
 
 
 def spread(values: Iterable[float]) -> dict[str, float | int | None]:

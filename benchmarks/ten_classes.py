@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
 from erase.rundir import environment
-from pipelines.model import load_classes
+from pipelines.model_source import load_classes
 
 
 def summarise(rows: dict[str, dict[str, Row]]) -> dict[str, float | int]:

@@ -1,7 +1,6 @@
 """Resumable state on disk: one safetensors file, tensors and scalars together, that appears whole or not at all."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.errors import MissingError, UsageError
+from pipelines.files import replace_file
 
 KIND = "dit-erase checkpoint 1"
 
@@ -67,25 +67,10 @@ def check_hash(path: Path, metadata: dict[str, Any], *, config_hash: str) -> Non
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], *, kind: str, metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON metadata to one safetensors file: a temporary file beside it, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    """Write tensors and JSON metadata to one safetensors file, which appears whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, temporary, metadata={"kind": kind, "metadata": json.dumps(metadata)})
-
-    # The file reaches the disk before its name does, and the name before the call returns.
-    flush(temporary)
-    temporary.replace(path)
-    flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replace_file(path) as temporary:
+        save_file(plain, temporary, metadata={"kind": kind, "metadata": json.dumps(metadata)})
 
 
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

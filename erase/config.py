@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from pipelines.errors import UsageError
+from pipelines.files import write_text
 
 
 def option(default: Any, help: str) -> Any:
@@ -72,8 +74,9 @@ class EngineConfig:
         for name in ("steps", "forget_steps", "retain_steps", "forget_batch_size", "retain_batch_size", "robust_steps",
                      "robust_every", "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
             check_at_least(self, name, 1)
-        for name in ("forget_learning_rate", "retain_learning_rate", "weight_decay", "forget_clip", "retain_clip",
-                     "average_half_life", "stop_below", "preview_every", "robust_learning_rate"):  # fmt: skip
+        for name in ("forget_learning_rate", "retain_learning_rate", "forget_weight", "retain_weight", "weight_decay",
+                     "forget_clip", "retain_clip", "average_half_life", "stop_below", "preview_every",
+                     "robust_learning_rate"):  # fmt: skip
             check_at_least(self, name, 0)
         check_at_least(self, "divergence_factor", 1)
         if self.stop_below > 1:
@@ -142,9 +145,9 @@ def check_types(config: Any) -> None:
 
 
 def check_at_least(config: Any, name: str, least: float) -> None:
-    """Hold a numeric field to its lower bound (``UsageError`` otherwise); NaN is refused too."""
+    """Hold a numeric field to its lower bound (``UsageError`` otherwise); NaN and infinity are refused too."""
     value = getattr(config, name)
-    if not value >= least:
+    if not least <= value < math.inf:
         raise UsageError(f"{flag(name)} {value} must be at least {least}")
 
 
@@ -183,9 +186,7 @@ def config_hash(values: dict[str, Any]) -> str:
 
 def write_yaml(values: dict[str, Any], path: Path) -> None:
     """Write a configuration for people to read and for ``read_yaml`` to load; the file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
-    temporary.replace(path)
+    write_text(yaml.safe_dump(values, sort_keys=False), path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -199,7 +200,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-OWN_OPTIONS = ("seed", "fisher_samples", "replay_per_class")  # numbers of ErasureConfig that a user may set
+OWN_OPTIONS = ("seed", "vae", "time_embedding", "fisher_samples", "replay_per_class")  # of ErasureConfig, settable
+UNSAID = {"vae": "", "time_embedding": "own"}  # settings that say nothing at these values
 WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
 
 
@@ -207,7 +209,9 @@ WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that l
 class ErasureConfig:
     """One erasure, completely: what decides the resulting weights, and nothing else."""
 
-    model: str = option("digits", "embedded model, diffusers folder or hub id")
+    model: str = option("digits", "embedded model, diffusers folder, hub id or checkpoint of the original code")
+    vae: str = option("", "VAE of an original checkpoint: folder or hub id [default: stabilityai/sd-vae-ft-ema]")
+    time_embedding: Literal["own", "diffusers", "original"] = option("own", "frequencies of the timestep embedding")
     forget_classes: tuple[int, ...] = option((), "class indices to erase")
     method: str = option("retain_posterior", "erasure method; `erase methods` lists them")
     method_options: dict[str, Any] = field(default_factory=dict)
@@ -220,6 +224,7 @@ class ErasureConfig:
     def __post_init__(self) -> None:
         """Refuse values of another type, and counts below one."""
         check_types(self)
+        check_literals(self)
         check_at_least(self, "replay_per_class", 1)
         check_at_least(self, "fisher_samples", 1)
 
@@ -231,7 +236,7 @@ class ErasureConfig:
         """What decides the resulting weights: settings that only watch the run have no part in it."""
         values = self.as_dict()
         values["engine"] = {name: value for name, value in values["engine"].items() if name not in WATCHING}
-        return values
+        return {name: value for name, value in values.items() if value != UNSAID.get(name)}
 
     @property
     def hash(self) -> str:

@@ -1,93 +1,27 @@
-"""One erasure from start to end: configuration, preparation, the loop, the erased model."""
+"""One erasure from start to end: preparation, the loop, the erased model."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipelines.errors import UsageError
+from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
-from pipelines.model import DiT, load, load_classes
-from pipelines.sources import check_source, default_source, replay_latents, training_latents
+from pipelines.model import DiT, load
+from pipelines.sources import replay_latents, training_latents
 
-from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, from_dict, to_dict
+from .config import ErasureConfig
+from .configure import method_of
 from .diffusion_task import DiffusionTask
 from .evidence import cached_fisher
+from .interrupt import stoppable
 from .loop import LoopResult, run_loop
-from .method import Method, method_class
+from .method import Method
 from .optimizers import PhaseMasks
 from .posterior import PosteriorRecipe, train_posterior
 from .workspace import Workspace
-
-
-def configure(
-    model: str,
-    classes: Sequence[str | int],
-    *,
-    method: str = "retain_posterior",
-    preset: str = "default",
-    data: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> ErasureConfig:
-    """Resolve a request into a complete configuration, reading configurations only.
-
-    ``options`` hold engine and method settings by field name; they go before the preset's (``default`` or ``paper``),
-    those before the method's defaults. Raises ``UsageError`` for an unknown class, method or option and
-    ``MissingError`` for a model or data that are not there.
-    """
-    kind = method_class(method)
-    check_preset(preset, kind, method)
-    names = load_classes(model)
-    forget_classes = tuple(dict.fromkeys(names.resolve(query) for query in classes))
-    if not forget_classes:
-        raise UsageError("no class to erase was named")
-    if len(forget_classes) == len(names):
-        raise UsageError("every class of the model was named: at least one must be retained")
-    data = data or default_source(model)
-    check_source(data, model)
-
-    settings = {**kind.defaults, **(kind.paper if preset == "paper" else {}), **(options or {})}
-    own = {name: settings.pop(name) for name in OWN_OPTIONS if name in settings}
-    engine, method_options = split_options(kind, method, settings)
-    return ErasureConfig(
-        model=model,
-        forget_classes=forget_classes,
-        method=method,
-        method_options=to_dict(from_dict(kind, method_options)),
-        engine=from_dict(EngineConfig, engine),
-        data=data,
-        **own,
-    )
-
-
-def check_preset(preset: str, kind: type[Method], method: str) -> None:
-    """Refuse an unknown preset, and ``paper`` for a method without published settings (``UsageError``)."""
-    if preset not in ("default", "paper"):
-        raise UsageError(f"--preset {preset!r} is not one of default, paper")
-    if preset == "paper" and not kind.paper:
-        raise UsageError(f"--preset paper: method {method} has no published settings for DiT; use --preset default")
-
-
-def split_options(
-    kind: type[Method], method: str, settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Engine settings and method settings; an option of neither raises ``UsageError`` with those that exist."""
-    engine_fields = {entry.name for entry in dataclasses.fields(EngineConfig)}
-    method_fields = {entry.name for entry in dataclasses.fields(kind)}
-    for name in settings:
-        if name not in engine_fields | method_fields:
-            flags = ", ".join("--" + field.replace("_", "-") for field in sorted(method_fields)) or "none"
-            raise UsageError(f"--{name.replace('_', '-')} is not an option of method {method}; its options are {flags}")
-    engine = {name: value for name, value in settings.items() if name in engine_fields}
-    return engine, {name: value for name, value in settings.items() if name in method_fields}
-
-
-def method_of(config: ErasureConfig) -> Method:
-    """The configured method."""
-    return from_dict(method_class(config.method), config.method_options)
 
 
 @dataclass(kw_only=True)
@@ -107,35 +41,44 @@ def run_erasure(
     checkpoint_path: Path | None = None,
     log: Callable[[dict[str, Any]], None] = lambda line: None,
     preview: Callable[[int, DiT], None] | None = None,
+    diverged: Callable[[DiT], None] = lambda model: None,
     scorer: Callable[[DiT], dict[str, float]] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Erased:
-    """Erase and return the model in memory; with a ``checkpoint_path`` an earlier run is taken up again."""
-    model = load(config.model, device=device)
+    """Erase and return the model in memory; with a ``checkpoint_path`` an earlier run is taken up again.
+
+    ``diverged`` gets the model with its last good weights before a ``DivergedError`` leaves.
+    """
+    model = load_original(config, device=device)
     method = method_of(config)
     work_dir = None if checkpoint_path is None else checkpoint_path.parent
-    workspace = prepare(model, config, method, cache_dir=cache_dir, work_dir=work_dir, progress=progress)
-    original = workspace.reference or model.frozen_copy()
-    if not method.trains:
-        method.edit(workspace)
-        return Erased(model=model, original=original, loop=None, masks=PhaseMasks())
+    with stoppable("preparing"):
+        workspace = prepare(model, config, method, cache_dir=cache_dir, work_dir=work_dir, progress=progress)
+        original = workspace.reference or model.frozen_copy()
+        if not method.trains:
+            method.edit(workspace)
+            return Erased(model=model, original=original, loop=None, masks=PhaseMasks())
+        masks = method.masks(workspace)
 
-    masks = method.masks(workspace)
     bound_scorer = None if scorer is None else lambda: scorer(model)
     task = DiffusionTask(workspace=workspace, method=method, engine=config.engine, scorer=bound_scorer)
-    result = run_loop(
-        task,
-        config.engine,
-        seed=config.seed,
-        masks=masks,
-        checkpoint_path=checkpoint_path,
-        config_hash=config.hash,
-        log=log,
-        preview=None if preview is None else lambda step: preview(step, model),
-        progress=progress,
-    )
+    shown = None if preview is None else lambda step: preview(step, model)
+    try:
+        result = run_loop(
+            task, config.engine, seed=config.seed, masks=masks, checkpoint_path=checkpoint_path,
+            config_hash=config.hash, log=log, preview=shown, progress=progress,
+        )  # fmt: skip
+    except DivergedError:
+        diverged(model)
+        raise
     return Erased(model=model, original=original, loop=result, masks=masks)
+
+
+def load_original(config: ErasureConfig, *, device: torch.device | str) -> DiT:
+    """The model that is to be erased from, as its configuration names it."""
+    time_embedding = None if config.time_embedding == "own" else config.time_embedding
+    return load(config.model, device=device, vae=config.vae, time_embedding=time_embedding)
 
 
 def prepare(
@@ -156,9 +99,9 @@ def prepare(
         seed=config.seed,
         progress=progress,
     )
-    retain_latents = latents
+    kept_latents = latents
     if "replay" in method.needs:
-        retain_latents = replay_latents(
+        kept_latents = replay_latents(
             model, per_class=config.replay_per_class, seed=config.seed, cache_dir=cache_dir, progress=progress
         )
     retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
@@ -166,11 +109,12 @@ def prepare(
         model=model,
         forget_classes=config.forget_classes,
         forget=nonempty(latents.of_classes(list(config.forget_classes)), "forget", config),
-        retain=nonempty(retain_latents.of_classes(retained), "retain", config),
+        retain=nonempty(kept_latents.of_classes(retained), "retain", config),
         seed=config.seed,
         work_dir=work_dir,
+        progress=progress,
     )
-    add_needs(workspace, latents, config, method.needs, cache_dir=cache_dir)
+    add_needs(workspace, latents, kept_latents, config, method.needs, cache_dir=cache_dir)
     return workspace
 
 
@@ -182,19 +126,27 @@ def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:
 
 
 def add_needs(
-    workspace: Workspace, latents: Latents, config: ErasureConfig, needs: frozenset[str], *, cache_dir: Path | None
+    workspace: Workspace,
+    latents: Latents,
+    kept_latents: Latents,
+    config: ErasureConfig,
+    needs: frozenset[str],
+    *,
+    cache_dir: Path | None,
 ) -> None:
-    """Make what the method declared in ``needs``; each part is a function of model, data and configuration."""
-    model = workspace.model
+    """Make what the method declared in ``needs``; each part is a function of model, data and configuration.
+
+    ``latents`` are the data, ``kept_latents`` the images of all classes that the retain set was taken from.
+    """
+    model, fisher = workspace.model, {"num_samples": config.fisher_samples, "cache_dir": cache_dir}
     if "reference_model" in needs:
         workspace.reference = model.frozen_copy()
     if "posterior" in needs:
-        workspace.posterior = train_posterior(model, latents, PosteriorRecipe(), seed=config.seed, cache_dir=cache_dir)
+        workspace.posterior = train_posterior(
+            model, latents, PosteriorRecipe(), seed=config.seed, cache_dir=cache_dir, progress=workspace.progress
+        )
     if "forget_fisher" in needs:
-        workspace.forget_fisher = cached_fisher(
-            workspace, workspace.forget, "forget", num_samples=config.fisher_samples, cache_dir=cache_dir
-        )
-    if "retain_fisher" in needs:
-        workspace.retain_fisher = cached_fisher(
-            workspace, workspace.retain, "retain", num_samples=config.fisher_samples, cache_dir=cache_dir
-        )
+        workspace.forget_fisher = cached_fisher(workspace, workspace.forget, "forget", **fisher)
+    if needs & {"data_fisher", "summed_fisher"}:
+        summed = "summed_fisher" in needs
+        workspace.data_fisher = cached_fisher(workspace, kept_latents, "data", summed=summed, **fisher)

@@ -1,19 +1,21 @@
-"""What the weights know of each side: Fisher diagonals and gradient sums of the denoising loss, and masks from them.
+"""What the weights know of some images: Fisher diagonals and gradient sums of the denoising loss, and masks from them.
 
 All of it in evaluation mode, without label dropout, on L_simple.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from pipelines.diffusion import Noised
 from pipelines.embedding import label_table_name
+from pipelines.files import is_safetensors
 from pipelines.latents import Latents
+from pipelines.progress import bar_of
 from pipelines.randomness import generator
 
 from .saliency import (
@@ -24,6 +26,7 @@ from .saliency import (
     load_fisher,
     ratio_mask,
     save_fisher,
+    summed_fisher_diagonal,
     summed_gradient,
     top_fraction_mask,
 )
@@ -51,36 +54,77 @@ def simple_loss(workspace: Workspace, latents: Latents, side: str, *, batch_size
     return loss
 
 
-def side_fisher(workspace: Workspace, latents: Latents, side: str, *, num_samples: int) -> Fisher:
-    """Fisher diagonal of one side from ``num_samples`` single draws, with a bar on stderr."""
-    loss = simple_loss(workspace, latents, side, batch_size=1)
-    with tqdm(total=num_samples, desc=f"{side} Fisher", unit="sample", leave=False) as bar:
-        return fisher_diagonal(parameters_of(workspace), loss, num_samples, lambda done: bar.update(done - bar.n))
+def timestep_losses(
+    workspace: Workspace, latents: Latents, side: str, *, chunk: int = 50
+) -> Callable[[int], Iterator[Tensor]]:
+    """L_simple of image i at every timestep, each with noise of its own, summed over a chunk of timesteps at a time."""
+    order = torch.randperm(len(latents), generator=generator(workspace.seed, "evidence order", side))
+    schedule, device = workspace.model.noise_schedule, workspace.model.device
+
+    def losses(index: int) -> Iterator[Tensor]:
+        chosen = order[[index % len(latents)]]
+        draws = generator(workspace.seed, "noise", "timesteps", side, index)
+        image, label = latents.draw(chosen, generator=draws).to(device), latents.class_labels[chosen].to(device)
+        for first in range(0, schedule.num_timesteps, chunk):
+            timesteps = torch.arange(first, min(first + chunk, schedule.num_timesteps), device=device)
+            x0, labels = image.expand(len(timesteps), -1, -1, -1), label.expand(len(timesteps))
+            noise = torch.randn(x0.shape, generator=draws).to(device)
+            noised = Noised(x0, labels, timesteps, noise, schedule.add_noise(x0, noise, timesteps))
+            yield workspace.denoising(noised).simple.sum()
+
+    return losses
+
+
+def measured_fisher(workspace: Workspace, latents: Latents, side: str, *, num_samples: int, summed: bool) -> Fisher:
+    """Fisher diagonal of some latents from ``num_samples`` images, with a bar on stderr.
+
+    ``summed`` squares each image's gradient summed over all timesteps (Selective Amnesia, arXiv 2305.10120) instead of
+    its gradient at one drawn timestep: another number, and as many times dearer as there are timesteps.
+    """
+    parameters = parameters_of(workspace)
+    with bar_of(num_samples, f"{side} Fisher", unit="image", shown=workspace.progress) as bar:
+        if summed:
+            losses = timestep_losses(workspace, latents, side)
+            return summed_fisher_diagonal(parameters, losses, num_samples, lambda done: bar.update(done - bar.n))
+        loss = simple_loss(workspace, latents, side, batch_size=1)
+        return fisher_diagonal(parameters, loss, num_samples, lambda done: bar.update(done - bar.n))
 
 
 def cached_fisher(
-    workspace: Workspace, latents: Latents, side: str, *, num_samples: int, cache_dir: Path | None
+    workspace: Workspace,
+    latents: Latents,
+    side: str,
+    *,
+    num_samples: int,
+    summed: bool = False,
+    cache_dir: Path | None,
 ) -> Fisher:
-    """The Fisher of a side on the model's device, from disk when the same weights met the same data before."""
+    """The Fisher of some latents on the model's device, from disk when the same weights met the same data before."""
     parameters = parameters_of(workspace)
+    about = {"side": side, "num_samples": num_samples, "summed": summed, "seed": workspace.seed}
     if cache_dir is None:
-        return side_fisher(workspace, latents, side, num_samples=num_samples)
-    digest = sha256(json.dumps([side, num_samples, workspace.seed]).encode())
+        return measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
+    digest = sha256(json.dumps(about).encode())
     for tensor in (*parameters.values(), latents.mean, latents.std, latents.class_labels):
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     path = cache_dir / f"fisher-{digest.hexdigest()[:12]}.safetensors"
-    if path.exists():
+    if is_safetensors(path):
         kept = load_fisher(path)
         return {name: kept[name].to(each.device) for name, each in parameters.items()}
-    fisher = side_fisher(workspace, latents, side, num_samples=num_samples)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    save_fisher(fisher, path, metadata={"side": side, "num_samples": num_samples, "seed": workspace.seed})
+    fisher = measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
+    save_fisher(fisher, path, metadata=about)
     return fisher
 
 
 def fisher_ratio_mask(workspace: Workspace, *, threshold: float) -> Mask:
-    """SFR-on's mask 1[F_f / F_r >= threshold] from the workspace's two Fisher diagonals."""
-    return ratio_mask(workspace.forget_fisher, workspace.retain_fisher, threshold=threshold)
+    """SFR-on's mask 1[F_f / F_r >= threshold], from the Fisher diagonals of the forget set and of all images.
+
+    The retain Fisher is not measured for each class: with s the forget set's share of the images, all of them have
+    F = (1 - s) F_r + s F_f, so F_f >= g F_r exactly where F_f >= g / (1 - s + g s) F; at g = 1 that is 1.
+    """
+    share = len(workspace.forget) / (len(workspace.forget) + len(workspace.retain))
+    against_all = threshold / (1 - share + threshold * share)
+    return ratio_mask(workspace.forget_fisher, workspace.data_fisher, threshold=against_all)
 
 
 def forget_gradient_mask(workspace: Workspace, *, fraction: float, num_batches: int = 20) -> Mask | None:

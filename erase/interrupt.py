@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pipelines.errors import InterruptedRun
+
 
 @contextmanager
 def stop_requests() -> Iterator[list[str]]:
@@ -33,3 +35,19 @@ def stop_requests() -> Iterator[list[str]]:
         yield received
     finally:
         hand_back()
+
+
+@contextmanager
+def stoppable(doing: str) -> Iterator[None]:
+    """Inside, Ctrl-C or SIGTERM raises ``InterruptedRun``: what is finished is kept, the rest is made again."""
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGTERM) if main else None
+    if previous == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from error
+    finally:
+        if previous == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, previous)

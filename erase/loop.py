@@ -4,7 +4,6 @@ It knows a task only by ``erase.task.Task``. On a CPU an interrupted run ends wi
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
+from pipelines.progress import bar_of
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import EngineConfig
@@ -66,7 +66,7 @@ def run_loop(
         preview=preview,
     )  # fmt: skip
     run.start()
-    bar = tqdm(total=config.steps, initial=run.step, disable=not progress, file=sys.stderr, unit="step")
+    bar = bar_of(config.steps, "erasing", unit="step", shown=progress, done=run.step, stays=True)
     with bar, stop_requests() as signals:
         while run.step < config.steps and not run.early_stop.stopped:
             run.advance()
@@ -186,7 +186,11 @@ class Run:
             self.write_line(probe, {})
         good_step, weights = self.last_good
         copy_weights(weights, self.task.parameters)
-        rate = getattr(self.config, f"{side}_learning_rate")
+
+        # The update that broke the weights came before the loss that shows it: the larger learning rate is the knob.
+        rates = {each: getattr(self.config, f"{each}_learning_rate") for each in SIDES}
+        side = max((side, *SIDES), key=rates.__getitem__)
+        rate = rates[side]
         raise DivergedError(
             f"by step {self.step} {reason}; the weights of step {good_step} are kept: "
             f"lower --{side}-learning-rate (now {rate:g})"
@@ -235,7 +239,7 @@ class Run:
         self.guard()
         self.keep()
         saved = self.checkpoint_path is not None
-        kept = f"its state is in {self.checkpoint_path}" if saved else "without a checkpoint path nothing is saved"
+        kept = "its state is saved: repeat the same command to go on" if saved else "nothing is saved"
         raise InterruptedRun(f"stopped by {name} after step {self.step} of {self.config.steps}; {kept}")
 
     def state(self) -> Checkpoint:

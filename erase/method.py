@@ -21,7 +21,8 @@ NEEDS = {
     "reference_model": "a frozen copy of the original weights",
     "posterior": "a classifier of noisy latents",
     "forget_fisher": "the Fisher diagonal of the forget set",
-    "retain_fisher": "the Fisher diagonal of the retain set",
+    "data_fisher": "the Fisher diagonal of all images, made once for a model and its data",
+    "summed_fisher": "the same with each image's gradient summed over all timesteps before it is squared",
     "replay": "samples of the original model as the retain set",
 }
 
@@ -47,6 +48,14 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What has to be prepared before the first step, of ``NEEDS``."""
         return frozenset()
+
+    def target_passes(self, num_retained: int) -> int:
+        """Forward passes without gradient that the forget loss takes for each image, for the plan."""
+        return 0
+
+    def edit_rows(self, provenance: Mapping[str, Any]) -> int:
+        """Forward-equivalent rows of ``edit`` for a model of this provenance, for the plan."""
+        return 0
 
     def forget_batch(self, workspace: Workspace, step: int, phase: int, batch_size: int) -> Batch:
         """A batch of the forget set under its own labels."""
@@ -85,10 +94,10 @@ class DenoisingMethod(Method):
         """A batch of the forget set with the method's label dropout."""
         return workspace.draw("forget", step, phase, batch_size=batch_size, label_dropout=self.forget_label_dropout)
 
-    def per_sample(self, workspace: Workspace, batch: Batch) -> Tensor:
-        """Denoising loss (B,) with or without the variance term."""
+    def per_sample(self, workspace: Workspace, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Denoising loss (B,) with or without the variance term, and L_simple () for the log."""
         loss = workspace.denoising(batch.noised)
-        return loss.denoising if self.forget_vlb == "full" else loss.simple
+        return loss.denoising if self.forget_vlb == "full" else loss.simple, loss.simple.mean().detach()
 
 
 def method_names() -> list[str]:

@@ -1,7 +1,6 @@
 """p(c | x_t, t): a small time-conditional classifier of noisy latents, for the mixture of ``retain_posterior``."""
 
 import json
-import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipelines.diffusion import Noised, draw_noise
+from pipelines.files import is_safetensors, replace_file
 from pipelines.latents import Latents
 from pipelines.model import DiT
 from pipelines.pretrain.fit import fit
@@ -63,12 +63,12 @@ class PosteriorRecipe:
 
 
 def train_posterior(
-    model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, cache_dir: Path | None
+    model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, cache_dir: Path | None, progress: bool = False
 ) -> PosteriorNetwork:
     """The posterior of a model's classes on its training latents, from the cache where the same was made before."""
     network = new_network(model, seed)
     path = None if cache_dir is None else cache_dir / f"posterior-{cache_key(model, latents, recipe, seed)}.safetensors"
-    if path is not None and path.exists():
+    if path is not None and is_safetensors(path):
         network.load_state_dict(load_file(path))
         return network.eval().requires_grad_(False).to(model.device)
 
@@ -88,14 +88,19 @@ def train_posterior(
             learning_rate=recipe.learning_rate,
             weight_decay=0.05,
             ema_half_life=50,
-            progress="posterior",
+            progress="posterior" if progress else "",
         )
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
-        temporary.replace(path)
+        with replace_file(path) as temporary:
+            save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
     return network.eval().requires_grad_(False)
+
+
+def posterior_flops(latent_shape: tuple[int, int, int], num_classes: int, recipe: PosteriorRecipe) -> float:
+    """Floating-point operations of the training: two for each weight and row forward, as many again twice back."""
+    with torch.device("meta"):
+        network = PosteriorNetwork(latent_shape, num_classes)
+    return 6.0 * sum(each.numel() for each in network.parameters()) * recipe.batch_size * recipe.steps
 
 
 def new_network(model: DiT, seed: int) -> PosteriorNetwork:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from pipelines.errors import MissingError, UsageError
-from pipelines.files import read_json, write_json
+from pipelines.files import read_json, write_json, write_text
 from pipelines.versions import versions
 
 from .config import ErasureConfig, erasure_from_dict, read_yaml, write_yaml
+from .optimizers import PhaseMasks
+from .saliency import density, save_mask
 
 
 def cache_dir() -> Path:
@@ -32,6 +34,8 @@ class RunDir:
         self.results_path = path / "eval" / "results.json"
         self.report_path = path / "report.html"
         self.samples_dir = path / "samples"
+        self.masks_dir = path / "masks"  # saliency masks as packed bits, where the method has any
+        self.last_good_dir = path / "last-good"  # the model of a run that diverged, before it did
 
     def check(self, config: ErasureConfig) -> None:
         """Refuse a folder that holds something else or that cannot be written (``UsageError``); writes nothing."""
@@ -52,7 +56,7 @@ class RunDir:
         except UsageError as error:
             raise UsageError(f"--output {self.path} holds something other than a run: {error}") from error
         if held != asked:
-            unlike = sorted(key for key in asked if held[key] != asked[key])
+            unlike = unlike_settings(held, asked)
             raise UsageError(
                 f"--output {self.path} holds a run of another configuration ({', '.join(unlike)} differ); "
                 "repeat its options to resume it, or name another folder"
@@ -87,10 +91,13 @@ class RunDir:
     def truncate_metrics(self, step: int) -> None:
         """Drop the log lines after ``step``: a resumed run writes them again."""
         lines = [line for line in self.read_metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        temporary = self.metrics_path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(self.metrics_path)
+        write_text("".join(json.dumps(line) + "\n" for line in lines), self.metrics_path)
+
+    def keep_masks(self, masks: PhaseMasks) -> None:
+        """Write the masks that there are, ``forget`` and ``retain``, with the share of weights inside."""
+        for side, mask in (("forget", masks.forget), ("retain", masks.retain)):
+            if mask is not None:
+                save_mask(mask, self.masks_dir / f"{side}.safetensors", metadata={"density": density(mask)})
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one log line."""
@@ -103,6 +110,17 @@ class RunDir:
             return []
         lines = self.metrics_path.read_text().split("\n")[:-1]
         return [json.loads(line) for line in lines]
+
+
+def unlike_settings(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Names of the settings in which two configurations differ, those of the engine and the method one by one."""
+    names = []
+    for key, value in asked.items():
+        if isinstance(value, dict) and isinstance(held[key], dict):
+            names += [name for name in {**held[key], **value} if held[key].get(name) != value.get(name)]
+        elif held[key] != value:
+            names.append(key)
+    return sorted(names)
 
 
 def find_run(path: str | Path) -> RunDir:

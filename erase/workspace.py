@@ -38,10 +38,11 @@ class Workspace:
     retain: Latents
     seed: int
     work_dir: Path | None = None  # where a method that does not use the engine keeps its progress
+    progress: bool = False  # whether preparations show a bar
     reference: DiT | None = None  # frozen copy of the original
     posterior: PosteriorNetwork | None = None
     forget_fisher: Fisher | None = None
-    retain_fisher: Fisher | None = None
+    data_fisher: Fisher | None = None  # of all images, erased classes included
     original_rows: Tensor = field(init=False)  # label table before erasure, (num_classes + 1, D)
 
     def __post_init__(self) -> None:

@@ -21,9 +21,34 @@ def write_json(value: Any, path: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write text through a temporary file and a rename."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; the file written there takes its place when the block ends without an error.
+
+    The file reaches the disk before its name does, and the name before the block is left. Two processes do not meet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
@@ -75,6 +100,15 @@ def check_safetensors(path: Path) -> None:
         if starts_as_pickle(path):
             raise MissingError(f"{path} is a pickle, not safetensors: it was not opened") from error
         raise MissingError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is there and whole; a cache makes it again where it is not."""
+    try:
+        check_safetensors(path)
+    except MissingError:
+        return False
+    return True
 
 
 def starts_as_pickle(path: Path) -> bool:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .model import DiT
+from .progress import bar_of
 from .sampler import SamplerSettings, sample_latents
 
 Request = tuple[int, int]  # (class label, image seed)
@@ -20,7 +20,7 @@ def generate(
     Image i is a function of (weights, class label, seed, settings) alone. ``progress`` titles a bar on stderr; an
     empty title shows none.
     """
-    with tqdm(total=len(requests), desc=progress, unit="img", disable=not progress, leave=False) as bar:
+    with bar_of(len(requests), progress, unit="image", shown=bool(progress)) as bar:
         for start in range(0, len(requests), batch_size):
             labels, seeds = zip(*requests[start : start + batch_size], strict=True)
             class_labels = torch.tensor(labels)

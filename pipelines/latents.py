@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from .errors import MissingError
-from .files import check_safetensors
+from .files import is_safetensors, replace_file
 from .images import ImageSet
 from .model import DiT
+from .progress import bar_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +53,14 @@ def encode_images(
 
     means, stds = [], []
     indices = torch.arange(len(images))
-    for chunk in tqdm(indices.split(batch_size), desc=progress, unit="batch", disable=not progress, leave=False):
-        pixels = images.read(chunk)
-        views = [pixels, pixels.flip(-1)] if flip else [pixels]
-        encoded = [model.encode(view) for view in views]
-        means.append(torch.stack([mean.cpu() for mean, _ in encoded], dim=1))
-        stds.append(torch.stack([std.cpu() for _, std in encoded], dim=1))
+    with bar_of(len(images), progress, unit="image", shown=bool(progress)) as bar:
+        for chunk in indices.split(batch_size):
+            pixels = images.read(chunk)
+            views = [pixels, pixels.flip(-1)] if flip else [pixels]
+            encoded = [model.encode(view) for view in views]
+            means.append(torch.stack([mean.cpu() for mean, _ in encoded], dim=1))
+            stds.append(torch.stack([std.cpu() for _, std in encoded], dim=1))
+            bar.update(len(chunk))
     latents = Latents(mean=torch.cat(means), std=torch.cat(stds), class_labels=images.labels.clone())
     if path is not None:
         store(latents, path)
@@ -79,16 +79,10 @@ def cache_key(model: DiT, images: ImageSet, *, flip: bool) -> str:
 
 def stored(path: Path) -> Latents | None:
     """Latents of an earlier ``store``; None when there are none or the file is damaged, so that it is made again."""
-    try:
-        check_safetensors(path)
-    except MissingError:
-        return None
-    return Latents(**load_file(path))
+    return Latents(**load_file(path)) if is_safetensors(path) else None
 
 
 def store(latents: Latents, path: Path) -> None:
     """Write latents to their final name in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in vars(latents).items()}, temporary)
-    temporary.replace(path)
+    with replace_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in vars(latents).items()}, temporary)

@@ -15,13 +15,22 @@ from .classes import ClassNames
 from .diffusion import NoiseSchedule
 from .embedding import TimeEmbedding, tie_embedders, untied_state_dict
 from .errors import MissingError, UsageError
-from .files import check_weights, read_json, replace_folder, write_json
+from .files import replace_folder, write_json
+from .model_source import (
+    SETTINGS_FILE,
+    check_model,
+    classifier_dir,
+    load_classes,
+    load_noise_schedule,
+    model_settings,
+    original_path,
+    resolve_folder,
+    vae_dir,
+)
+from .original import original_config, read_original, to_diffusers
 from .sampler import ddim_scheduler
 
-EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 Network = TypeVar("Network", DiTTransformer2DModel, AutoencoderKL)
-WEIGHT_FILES = ("*.safetensors", "*.bin")
-SETTINGS_FILE = "dit.json"  # what diffusers' own files cannot hold: time embedding, guided channels, provenance
 
 
 @dataclass(kw_only=True)
@@ -121,32 +130,48 @@ def load(
     source: str | Path,
     *,
     device: torch.device | str = "cpu",
+    vae: str = "",
     time_embedding: TimeEmbedding | None = None,
     keep_untied: bool = False,
 ) -> DiT:
-    """Load ``"digits"``, a diffusers folder or a hub id in float32.
+    """Load ``"digits"``, a run, a diffusers folder, a hub id or an original checkpoint in float32.
 
-    Raises ``MissingError`` when weights are absent, truncated or not safetensors, ``UsageError`` when the folder holds
-    something other than a DiT with learned variance.
+    ``vae`` is the VAE of an original checkpoint, a folder or hub id. Raises ``MissingError`` when weights are absent,
+    truncated or not weights, ``UsageError`` when they are something other than a DiT with learned variance.
     """
-    folder = check_model(source)
-    settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
+    check_model(source, vae=vae)
+    settings = model_settings(source)
     time_embedding = time_embedding or settings.get("time_embedding", "diffusers")
-    transformer = load_network(DiTTransformer2DModel, folder / "transformer")
-    vae = load_network(AutoencoderKL, folder / "vae")
+    transformer = load_transformer(source)
     tie_embedders(transformer, time_embedding=time_embedding, keep_untied=keep_untied)
 
     model = DiT(
         transformer=transformer.eval(),
-        vae=vae.eval().requires_grad_(False),
-        noise_schedule=load_noise_schedule(folder),
-        classes=load_classes(folder),
+        vae=load_network(AutoencoderKL, vae_dir(source, vae)).eval().requires_grad_(False),
+        noise_schedule=load_noise_schedule(source),
+        classes=load_classes(source),
         time_embedding=time_embedding,
         guided_channels=settings.get("guided_channels", 4),
-        classifier_dir=folder / "classifier" if (folder / "classifier").is_dir() else None,
+        classifier_dir=classifier_dir(source),
         provenance={"source": str(source), **settings.get("provenance", {})},
     )
     return model.to(device)
+
+
+def load_transformer(source: str | Path) -> DiTTransformer2DModel:
+    """The transformer of a model in diffusers' layout and in float32, its embedders not yet tied."""
+    path = original_path(source)
+    if path is None:
+        return load_network(DiTTransformer2DModel, resolve_folder(source) / "transformer")
+    transformer = DiTTransformer2DModel.from_config(original_config(path))
+    state = {name: tensor.float() for name, tensor in to_diffusers(read_original(path)).items()}
+    missing, unexpected = transformer.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise UsageError(
+            f"{path} is no checkpoint of the original DiT code: it lacks {len(missing)} weights and has "
+            f"{len(unexpected)} others, such as {[*missing, *unexpected][0]}"
+        )
+    return transformer
 
 
 def load_network(kind: type[Network], folder: Path) -> Network:
@@ -161,109 +186,25 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     return network
 
 
-def check_model(source: str | Path) -> Path:
-    """The local folder of a model whose configuration is a DiT's and whose weight files are whole; reads headers only.
-
-    Raises what ``load`` raises.
-    """
-    folder = resolve_folder(source, weights=True)
-    check_config(folder)
-    for part in ("transformer", "vae"):
-        check_weights(folder / part)
-    return folder
-
-
-def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
-    """The local diffusers folder of a model: embedded, on disk, or downloaded from the hub (``MissingError``)."""
-    if str(source) in EMBEDDED:
-        return EMBEDDED[str(source)]
-    path = Path(source)
-    if (path / "model" / "model_index.json").exists():  # a run directory
-        path = path / "model"
-    if path.exists():
-        if not (path / "model_index.json").exists():
-            raise MissingError(f"{path} is not a model folder: it has no model_index.json")
-        return path
-    if len(path.parts) != 2 or path.is_absolute():
-        names = ", ".join(EMBEDDED)
-        raise MissingError(f"--model {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
-    return download(str(source), weights=weights)
-
-
-def download(hub_id: str, *, weights: bool) -> Path:
-    """Fetch a folder from the hub, or take it from the local cache (``MissingError``); weights only if asked."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.md", *(WEIGHT_FILES if weights else ())]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise MissingError(
-            f"--model {hub_id} is no local folder, and the hub cannot be reached for it ({reason}); offline, give "
-            "--model digits or a local folder"
-        ) from error
-
-
-def read_transformer_config(source: str | Path) -> dict[str, Any]:
-    """The transformer's configuration, without loading a weight."""
-    return read_json(resolve_folder(source) / "transformer" / "config.json")
-
-
-def read_provenance(source: str | Path) -> dict[str, Any]:
-    """Where a model comes from, without loading a weight; empty when its folder does not say."""
-    path = resolve_folder(source) / SETTINGS_FILE
-    return read_json(path).get("provenance", {}) if path.exists() else {}
-
-
-def check_config(folder: Path) -> None:
-    """Refuse a folder whose transformer is not a DiT with learned variance (``UsageError``)."""
-    config = read_json(folder / "transformer" / "config.json")
-    if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero":
-        raise UsageError(
-            f"{folder} holds a transformer with norm_type {config['norm_type']!r}; a DiT has ada_norm_zero"
-        )
-    if config.get("out_channels") != 2 * config.get("in_channels", 4):
-        raise UsageError(
-            f"{folder} predicts {config.get('out_channels')} channels for {config.get('in_channels', 4)} latent "
-            "channels; a DiT with learned variance predicts twice as many"
-        )
-
-
-def load_noise_schedule(folder: Path) -> NoiseSchedule:
-    """The training noise schedule from the folder's scheduler configuration; DiT's own where it says nothing."""
-    path = folder / "scheduler" / "scheduler_config.json"
-    config = read_json(path) if path.exists() else {}
-    if config.get("beta_schedule", "linear") != "linear":
-        raise UsageError(f"{path} has beta_schedule {config['beta_schedule']!r}; DiT is trained with 'linear'")
-    return NoiseSchedule(
-        config.get("num_train_timesteps", 1000),
-        beta_start=config.get("beta_start", 1e-4),
-        beta_end=config.get("beta_end", 0.02),
-    )
-
-
-def load_classes(source: str | Path) -> ClassNames:
-    """Class names of a model, without loading a weight; a folder without ``id2label`` names classes by index."""
-    folder = resolve_folder(source)
-    num_classes = read_json(folder / "transformer" / "config.json").get("num_embeds_ada_norm", 1000)
-    labels = read_json(folder / "model_index.json").get("id2label") or {}
-    return ClassNames([labels.get(str(index), str(index)) for index in range(num_classes)])
-
-
 def save(model: DiT, folder: str | Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> Path:
     """Write an ordinary diffusers folder (safetensors, ``id2label``, a model card); it appears whole or not at all."""
     with replace_folder(Path(folder)) as target:
-        transformer = untied_copy(model.transformer).to(dtype)
+        transformer = in_dtype(untied_copy(model.transformer), dtype)
         transformer.save_pretrained(target / "transformer")
-        copy.deepcopy(model.vae).to(dtype).save_pretrained(target / "vae")
+        in_dtype(copy.deepcopy(model.vae), dtype).save_pretrained(target / "vae")
         ddim_scheduler(model.noise_schedule).save_pretrained(target / "scheduler")
         if model.classifier_dir is not None:
             shutil.copytree(model.classifier_dir, target / "classifier")
         write_json(model_index(model), target / "model_index.json")
-        write_json(model_settings(model), target / SETTINGS_FILE)
+        write_json(settings_of(model), target / SETTINGS_FILE)
         if card:
             (target / "README.md").write_text(card)
     return Path(folder)
+
+
+def in_dtype(network: Network, dtype: torch.dtype) -> Network:
+    """The network with weights of a type; diffusers warns of a cast even where there is none."""
+    return network if network.dtype == dtype else network.to(dtype)
 
 
 def model_index(model: DiT) -> dict[str, Any]:
@@ -280,7 +221,7 @@ def model_index(model: DiT) -> dict[str, Any]:
     }
 
 
-def model_settings(model: DiT) -> dict[str, Any]:
+def settings_of(model: DiT) -> dict[str, Any]:
     """What diffusers' own files cannot hold."""
     return json.loads(
         json.dumps(

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from .digits.data import digit_images
 from .errors import MissingError, UsageError
 from .images import ImageSet, open_images
 from .latents import Latents, encode_images, store, stored
-from .model import EMBEDDED, DiT, read_provenance
+from .model import DiT
+from .model_source import EMBEDDED, read_provenance
+from .progress import bar_of
 from .randomness import stream_seed
 from .sampler import SamplerSettings, sample_latents
 
@@ -76,10 +77,11 @@ def replay_latents(
     class_labels = torch.arange(model.num_classes).repeat(per_class)
     seeds = [stream_seed(seed, "replay", index) for index in range(len(class_labels))]
     sampled = []
-    bar = tqdm(range(0, len(seeds), batch_size), desc="replay", unit="batch", disable=not progress, leave=False)
-    for start in bar:
-        chunk = slice(start, start + batch_size)
-        sampled.append(sample_latents(model, class_labels[chunk], seeds[chunk], settings).cpu())
+    with bar_of(len(seeds), "replay", unit="image", shown=progress) as bar:
+        for start in range(0, len(seeds), batch_size):
+            chunk = slice(start, start + batch_size)
+            sampled.append(sample_latents(model, class_labels[chunk], seeds[chunk], settings).cpu())
+            bar.update(len(sampled[-1]))
     mean = torch.cat(sampled)[:, None]
     latents = Latents(mean=mean, std=torch.zeros_like(mean), class_labels=class_labels)
     if path is not None:

@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import importlib.util
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from torch import nn
 
 from erase import erasure
 from erase.config import ErasureConfig
-from erase.erasure import configure
+from erase.configure import configure
 from erase.method import Method, method_class
 from erase.posterior import PosteriorNetwork, PosteriorRecipe
 from erase.workspace import Workspace
@@ -31,6 +34,22 @@ RECIPE = Recipe(
     image_size=16, patch_size=2, num_layers=2, num_attention_heads=2, attention_head_dim=8, transformer_steps=15,
     batch_size=16, ema_half_life=2.0,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def original_dit() -> ModuleType:
+    """An independent implementation of the original DiT: random checkpoints and their forward pass."""
+    path = Path(__file__).parent / "pipelines" / "original_dit.py"
+    spec = importlib.util.spec_from_file_location("original_dit", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C acts as in a terminal: a shell that starts the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,7 +164,7 @@ def make_workspace(tiny_dit: DiT, toy_latents: Latents) -> Callable[..., Workspa
         with torch.random.fork_rng():
             torch.manual_seed(5)
             workspace.posterior = PosteriorNetwork(model.latent_shape, len(NAMES), width=16, depth=1).eval()
-        for side in ("forget", "retain"):
+        for side in ("forget", "data"):
             setattr(workspace, f"{side}_fisher", random_fisher(model, side))
         if away:
             nudge(model)
@@ -190,12 +209,17 @@ def method_of() -> Callable[..., Method]:
 @pytest.fixture
 def configured(tiny_folder: Path) -> Callable[..., ErasureConfig]:
     """``configured("sfron", steps=3)``: a small request to erase three, or other classes, from the tiny model."""
-    small = {"forget_batch_size": 8, "retain_batch_size": 8, "replay_per_class": 4, "fisher_samples": 6}
+    batches = {"forget_batch_size": 8, "retain_batch_size": 8}
 
     def make(
         method: str = "sfron", *classes: str | int, preset: str = "default", data: str | None = None, **options: Any
     ) -> ErasureConfig:
         named, model = classes or ("three",), str(tiny_folder)
+        small = dict(batches) if method_class(method).trains else {}
+        if method in ("sfron", "selective_amnesia"):
+            small["fisher_samples"] = 6
+        if data in (None, "replay") or method == "selective_amnesia":
+            small["replay_per_class"] = 4
         return configure(model, named, method=method, preset=preset, data=data, options={**small, **options})
 
     return make

@@ -163,7 +163,7 @@ def test_run_scores_reports_and_resumes_to_the_same_result(here: Path) -> None:
 
 
 def test_sample_writes_a_picture(here: Path) -> None:
-    done = erase("sample", "three", "8", "--num-images", "2", "--json", cwd=here)
+    done = erase("sample", "three", "8", "--model", "digits", "--num-images", "2", "--json", cwd=here)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["requests"] == [[3, 0], [3, 1], [8, 0], [8, 1]]
     assert (here / "samples.png").stat().st_size > 500

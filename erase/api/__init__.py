@@ -1,6 +1,5 @@
 """What a notebook calls: ``erase.run`` and ``erase.evaluate``; the command line calls the same functions."""
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,15 @@ import torch
 
 from eval.protocol import Protocol, named
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
-from pipelines.model import DiT, check_model, load, load_classes, resolve_folder, save
+from pipelines.model import DiT, load, save
+from pipelines.model_source import check_model, classifier_dir, load_classes
 
 from ..card import model_card
 from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig
-from ..erasure import configure, run_erasure
+from ..configure import configure
+from ..erasure import load_original, run_erasure
+from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
 from .result import Result
 from .scoring import check_scoring, early_stop_score, preview_grid, protocol_scorer, score_models, score_run
@@ -91,21 +93,57 @@ def run(
         reference=reference,
         device=device,
     )
-    return execute(asked, command=f"erase run {shlex.join(map(str, classes))} --model {model}", progress=progress)
+    return execute(asked, command=python_call(model, classes, asked, given=options or {}), progress=progress)
+
+
+def python_call(model: str, classes: Sequence[str | int], asked: Request, *, given: Mapping[str, Any]) -> str:
+    """The call of ``run`` that makes the same run again, for the report."""
+    config, protocol = asked.config, asked.protocol
+    words = [repr(model), *map(repr, classes), f"method={config.method!r}", f"data={config.data!r}"]
+    words += [f"options={dict(given)!r}"] if given else []
+    words += [f"protocol={(protocol.name if protocol else 'none')!r}"]
+    words += [f"reference={asked.reference!r}"] if asked.reference else []
+    return f"erase.run({', '.join(words)})"
 
 
 def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
     started = time.monotonic()
     folder = RunDir(asked.output_dir)
-    check_model(asked.config.model)
+    check_model(asked.config.model, vae=asked.config.vae)
     folder.claim(asked.config)
     finished = folder.seconds
-    erased, original = erased_model(asked, folder, progress=progress)
-    record: dict[str, Any] = {}
-    if asked.protocol is not None:
-        folder.set_status("scoring")
-        record = score_run(
+    try:
+        erased, original = erased_model(asked, folder, progress=progress)
+        record = scored(original, erased, asked, folder, command=command, progress=progress)
+    except DivergedError as error:
+        folder.set_status("diverged", reason=str(error))
+        raise
+    except InterruptedRun as error:
+        folder.set_status("interrupted", reason=str(error))
+        raise
+    seconds = finished or round(time.monotonic() - started, 1)
+    folder.set_status("complete", seconds=seconds)
+    return Result(
+        model=erased,
+        original=original,
+        scores=record,
+        config=asked.config,
+        run_dir=asked.output_dir,
+        seconds=seconds,
+        repeated=finished > 0,
+    )
+
+
+def scored(
+    original: DiT, erased: DiT, asked: Request, folder: RunDir, *, command: str, progress: bool
+) -> dict[str, Any]:
+    """The result record of a run; empty when it was asked not to score."""
+    if asked.protocol is None:
+        return {}
+    folder.set_status("scoring")
+    with stoppable("scoring"):
+        return score_run(
             original,
             erased,
             asked.config,
@@ -115,11 +153,6 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
             command=command,
             progress=progress,
         )
-    seconds = finished or round(time.monotonic() - started, 1)
-    folder.set_status("complete", seconds=seconds)
-    return Result(
-        model=erased, original=original, scores=record, config=asked.config, run_dir=asked.output_dir, seconds=seconds
-    )
 
 
 def evaluate(
@@ -153,31 +186,26 @@ def erased_model(asked: Request, folder: RunDir, *, progress: bool) -> tuple[DiT
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
     if (folder.model_dir / "model_index.json").exists():
-        return load(folder.model_dir, device=device), load(config.model, device=device)
+        return load(folder.model_dir, device=device), load_original(config, device=device)
     if folder.checkpoint_path.exists():
         folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
     else:
         folder.metrics_path.unlink(missing_ok=True)
 
     folder.set_status("erasing")
-    try:
-        erased = run_erasure(
-            config,
-            cache_dir=cache_dir(),
-            checkpoint_path=folder.checkpoint_path,
-            log=folder.log,
-            preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
-            scorer=lambda model: early_stop_score(model, config, asked.protocol),
-            device=device,
-            progress=progress,
-        )
-    except DivergedError as error:
-        folder.set_status("diverged", reason=str(error))
-        raise
-    except InterruptedRun:
-        folder.set_status("interrupted")
-        raise
+    erased = run_erasure(
+        config,
+        cache_dir=cache_dir(),
+        checkpoint_path=folder.checkpoint_path,
+        log=folder.log,
+        preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
+        diverged=lambda model: save(model, folder.last_good_dir, card=model_card(model, config)),
+        scorer=lambda model: early_stop_score(model, config, asked.protocol),
+        device=device,
+        progress=progress,
+    )
     erased.model.provenance = {"erased": config.as_dict(), "original": erased.original.provenance}
+    folder.keep_masks(erased.masks)
     save(erased.model, folder.model_dir, card=model_card(erased.model, config))
     folder.checkpoint_path.unlink(missing_ok=True)
     return erased.model, erased.original
@@ -190,7 +218,7 @@ def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | Non
     if protocol == "none":
         return None
     if protocol is None:
-        protocol = "small" if (resolve_folder(model) / "classifier" / "config.json").exists() else "quick"
+        protocol = "small" if classifier_dir(model) else "quick"
     return named(protocol)
 
 

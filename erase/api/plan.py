@@ -10,35 +10,40 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from eval.protocol import Protocol
 from pipelines.embedding import tie_embedders
 from pipelines.files import read_json
-from pipelines.model import load_classes, resolve_folder
+from pipelines.model_source import load_classes, read_provenance, transformer_config, vae_dir
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
 from ..config import ErasureConfig
-from ..erasure import method_of
+from ..configure import method_of
+from ..method import Method
+from ..posterior import PosteriorRecipe, posterior_flops
 
 BYTES = 4  # float32
 
 
 def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device) -> dict[str, Any]:
     """Everything countable about a run, as plain JSON types."""
-    folder = resolve_folder(config.model)
-    transformer = on_meta(DiTTransformer2DModel, read_json(folder / "transformer" / "config.json"))
+    transformer = on_meta(DiTTransformer2DModel, transformer_config(config.model))
     tie_embedders(transformer, time_embedding="diffusers", check=False)
-    vae = on_meta(AutoencoderKL, read_json(folder / "vae" / "config.json"))
+    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
     names, method = load_classes(config.model), method_of(config)
     trainable = sum(parameter.numel() for parameter in transformer.parameters())
     vae_size = sum(parameter.numel() for parameter in vae.parameters())
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
-    rows = erasure_rows(config, method.needs, num_retained=len(names) - len(config.forget_classes))
+    rows = erasure_rows(config, method, num_retained=len(names) - len(config.forget_classes))
     if not method.trains:
-        rows |= {"forget": 0, "retain": 0}
+        rows |= {"forget": 0, "retain": method.edit_rows(read_provenance(config.model))}
     scored = scoring_rows(config, protocol) if protocol else 0
     row_flops = forward_flops(transformer)
     states = 2 if config.engine.optimizers == "dual" else 1
-    copies = 2 + 2 * states + ("reference_model" in method.needs) + 2 * ("retain_fisher" in method.needs)
+    fishers = sum(need.endswith("fisher") for need in method.needs)
+    copies = 2 + 2 * states + ("reference_model" in method.needs) + fishers
     total_flops = (sum(rows.values()) + scored) * row_flops
+    if "posterior" in method.needs:
+        shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
+        total_flops += posterior_flops(shape, len(names), PosteriorRecipe())
     return {
         "erase": [names[index].name for index in config.forget_classes],
         "model": config.model,
@@ -63,13 +68,12 @@ def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
         return kind.from_config(config)
 
 
-def erasure_rows(config: ErasureConfig, needs: frozenset[str], *, num_retained: int) -> dict[str, int]:
+def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) -> dict[str, int]:
     """Forward-equivalent network rows of preparation, forget and retain phases."""
-    engine = config.engine
+    engine, needs = config.engine, method.needs
     attack = ((engine.robust_steps + 1) / 2 + 1) / engine.robust_every if engine.robust else 0
-    summed = num_retained if config.method_options.get("mixture") == "sum" else 0
-    frozen = 1 + summed if "reference_model" in needs else 0
-    fishers = ("forget_fisher" in needs) + ("retain_fisher" in needs)
+    frozen = method.target_passes(num_retained)
+    fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + 1000 * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
     return {

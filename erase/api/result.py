@@ -21,6 +21,7 @@ class Result:
     config: ErasureConfig
     run_dir: Path
     seconds: float
+    repeated: bool = False  # whether the run was finished before and only read
 
     @property
     def names(self) -> str:
@@ -41,7 +42,8 @@ class Result:
         """The outcome for a terminal."""
         from eval.words import sentence
 
-        lines = [f"{self.names} erased from {self.config.model} by {self.config.method} in {self.seconds:.0f} s"]
+        done = "was finished before, nothing was run again: " if self.repeated else ""
+        lines = [f"{done}{self.names} erased from {self.config.model} by {self.config.method} in {self.seconds:.0f} s"]
         lines += [f"  {sentence(key, self.scores)}" for key in SHOWN if key in self.scores.get("erased", {})]
         for probe, subjects in self.scores.get("probes", {}).items():
             values = ", ".join(f"{subject} {entry['value']:.1%}" for subject, entry in subjects.items())

@@ -17,7 +17,8 @@ from eval.report import pictured_classes, write_report
 from pipelines.classifier import Classifier, load_classifier
 from pipelines.errors import UsageError
 from pipelines.generate import generate_all
-from pipelines.model import DiT, read_provenance, resolve_folder
+from pipelines.model import DiT
+from pipelines.model_source import classifier_dir, read_provenance
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import held_out_images, open_source, trained_on_digits
 
@@ -45,7 +46,7 @@ def score_run(
     Scores that are there for the same protocol and reference are read instead of made again.
     """
     record = kept_record(folder, protocol, reference)
-    if record is not None:
+    if record is not None and folder.report_path.exists():
         return record
     models = {"original": original, "erased": erased}
     scorer = protocol_scorer(original, protocol)
@@ -56,8 +57,8 @@ def score_run(
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
     record["config"] = config.as_dict()
 
-    show(models, record, found, config, folder, protocol=protocol, command=command)
     write_record(record, folder.results_path)
+    show(models, record, found, config, folder, protocol=protocol, command=command)
     return record
 
 
@@ -103,7 +104,7 @@ def asked_for(protocol: Protocol, reference: str | None) -> dict[str, Any]:
 
 def check_scoring(protocol: Protocol | None, model: str, reference: str | None, *, stop_below: float) -> None:
     """Refuse a scoring that could only fail after the erasure (``UsageError``); reads configurations only."""
-    own = (resolve_folder(model) / "classifier" / "config.json").exists()
+    own = classifier_dir(model) is not None
     if stop_below and not own and (protocol is None or protocol.classifier == OWN_CLASSIFIER):
         raise UsageError(f"--stop-below {stop_below:g} needs a classifier, and model {model} ships none")
     if protocol is None:

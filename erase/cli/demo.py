@@ -6,7 +6,7 @@ from . import print_json
 from .options import common_options, shown_command
 
 
-@click.command()
+@click.command(short_help="Erase a digit from the embedded model and show that it is gone.")
 @click.option("--class", "forget_class", default="three", help="digit to erase, zero to nine [default: three]")
 @click.option("--seed", type=int, default=0, help="seed of every random draw [default: 0]")
 @common_options

@@ -2,14 +2,18 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from erase.config import flag
+
 from . import print_json
-from .options import show, table
+from .options import model_option, show, table
 
 
-@click.command()
+@click.command(short_help="List the erasure methods, or the options of one.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def methods(name: str | None, as_json: bool) -> None:
@@ -24,52 +28,70 @@ def methods(name: str | None, as_json: bool) -> None:
         click.echo(table([(each, entry["summary"]) for each, entry in found.items()], ("method", "what it does")))
     else:
         entry = found[name]
-        rows = [
-            (f"--{option.replace('_', '-')}", show(default), text)
-            for option, (default, text) in entry["options"].items()
-        ]
+        rows = [(option, show(each["default"]), meaning(each)) for option, each in entry["options"].items()]
         click.echo(f"{entry['documentation']}\n\n{table(rows, ('option', 'default', 'meaning'))}")
-        click.echo(
-            f"\ndefaults of the engine: {entry['defaults'] or 'unchanged'}\npreset paper: {entry['paper'] or 'none'}"
-        )
+        click.echo(f"\nits engine settings   {flags_of(entry['defaults']) or 'those of `erase run --help`'}")
+        click.echo(f"--preset paper        {flags_of(entry['paper']) or 'none: it has no published settings for DiT'}")
 
 
-def describe(kind: type) -> dict[str, object]:
+def describe(kind: type) -> dict[str, Any]:
     """What a method says about itself."""
+    hints = get_type_hints(kind)
     return {
         "summary": kind.__doc__.strip().split("\n")[0],
         "documentation": inspect.getmodule(kind).__doc__.strip(),
-        "options": {entry.name: (entry.default, entry.metadata["help"]) for entry in dataclasses.fields(kind)},
+        "options": {
+            flag(entry.name): {
+                "default": entry.default,
+                "choices": list(get_args(hints[entry.name])) if get_origin(hints[entry.name]) is Literal else None,
+                "help": entry.metadata["help"],
+            }
+            for entry in dataclasses.fields(kind)
+        },
         "defaults": dict(kind.defaults),
         "paper": dict(kind.paper),
     }
 
 
-@click.command()
+def meaning(entry: Mapping[str, Any]) -> str:
+    """The help of an option, its accepted values first where they are few."""
+    return f"{', '.join(entry['choices'])}: {entry['help']}" if entry["choices"] else entry["help"]
+
+
+def flags_of(settings: Mapping[str, Any]) -> str:
+    """Settings as one would type them."""
+    return " ".join(f"{flag(name)} {show(value)}" for name, value in settings.items())
+
+
+@click.command(short_help="Find classes of a model by index, wnid or name.")
 @click.argument("query", nargs=-1)
-@click.option("--model", default="digits", help="embedded model, folder or hub id [default: digits]")
+@model_option("digits, folder or hub id")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def classes(query: tuple[str, ...], model: str, as_json: bool) -> None:
     """Find classes of a model by index, wnid, name or a word of it; without QUERY list all."""
     from pipelines.errors import UsageError
-    from pipelines.model import load_classes
+    from pipelines.model_source import load_classes
 
     names = load_classes(model)
     found = names.search(" ".join(query))
     if not found:
-        names.resolve(" ".join(query))
-        raise UsageError(f"no class of {model} matches {' '.join(query)!r}")
+        raise UsageError(
+            f"no class of {model} matches {' '.join(query)!r}; `erase classes --model {model}` lists all of them"
+        )
     if as_json:
         print_json({"classes": [dataclasses.asdict(entry) for entry in found]})
         return
-    rows = [
-        (str(entry.index), entry.wnid or "", ", ".join(entry.synonyms) or entry.name, entry.definition or "")
-        for entry in found
-    ]
-    click.echo(table(rows, ("index", "wnid", "names", "definition")))
+    columns = {
+        "index": [str(entry.index) for entry in found],
+        "wnid": [entry.wnid or "" for entry in found],
+        "names": [", ".join(entry.synonyms) or entry.name for entry in found],
+        "definition": [entry.definition or "" for entry in found],
+    }
+    known = {title: cells for title, cells in columns.items() if any(cells)}
+    click.echo(table(list(zip(*known.values(), strict=True)), list(known)))
 
 
-@click.command()
+@click.command(short_help="Check the installation.")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def doctor(as_json: bool) -> None:
     """Check the installation: versions, device, cache, and the embedded model by drawing and recognising digits."""
@@ -87,7 +109,6 @@ def doctor(as_json: bool) -> None:
     right = int((predicted == torch.tensor([label for label, _ in requests])).sum())
     facts = {
         **environment(),
-        "cpu threads": torch.get_num_threads(),
         "cache": str(cache_dir()),
         "digits recognised": f"{right} of {len(requests)}",
         "healthy": right >= 0.9 * len(requests),

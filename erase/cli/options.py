@@ -12,6 +12,7 @@ from erase.config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag
 from pipelines.errors import UsageError
 
 Command = Callable[..., Any]
+DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 SETTINGS = "erase settings"  # where a command's context keeps the setting flags
 
 
@@ -53,6 +54,11 @@ def shown_command() -> str:
 def show(value: Any) -> str:
     """A default as a user would type it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def model_option(help: str) -> Callable[[Command], Command]:
+    """The flag ``--model``, with one default in every command."""
+    return click.option("--model", default=DEFAULT_MODEL, help=f"{help} [default: {DEFAULT_MODEL}]")
 
 
 def common_options(command: Command) -> Command:

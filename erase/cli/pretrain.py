@@ -8,7 +8,7 @@ import click
 from . import print_json
 
 
-@click.command()
+@click.command(short_help="Train a small model: VAE, DiT and classifier.")
 @click.argument("source")
 @click.option("--output", type=click.Path(), default=None, help="model folder [default: models/NAME]")
 @click.option("--image-size", type=click.Choice(["32", "64"]), default="32", help="pixels [default: 32]")

@@ -3,18 +3,24 @@
 import click
 
 from . import print_json
-from .options import common_options, given_settings, setting_options, shown_command, split_arguments, typed
+from .options import (
+    common_options,
+    given_settings,
+    model_option,
+    setting_options,
+    shown_command,
+    split_arguments,
+    typed,
+)
 
-DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 
-
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True}, short_help="Erase classes, score, report.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CLASS... [--METHOD-OPTION VALUE]...")
-@click.option("--model", default=DEFAULT_MODEL, help=f"embedded model, folder or hub id [default: {DEFAULT_MODEL}]")
+@model_option("digits, folder or hub id")
 @click.option("--method", default="retain_posterior", help="`erase methods` lists them [default: retain_posterior]")
 @click.option("--preset", default="default", help="default, or paper: the method's published settings")
 @click.option("--data", default=None, help="image folder, zip, digits, or replay: the model's own samples")
-@click.option("--protocol", default=None, help="how to score; none skips it [default: by the model]")
+@click.option("--protocol", default=None, help="paper, full, quick, small, or none to skip scoring [default: by model]")
 @click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options

@@ -8,11 +8,12 @@ import click
 from pipelines.errors import UsageError
 
 from . import print_json
+from .options import model_option
 
 
-@click.command()
+@click.command(short_help="Draw a picture of any classes.")
 @click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
-@click.option("--model", default="digits", help="embedded model, folder, run directory or hub id [default: digits]")
+@model_option("digits, folder, run directory or hub id")
 @click.option("--num-images", type=click.IntRange(1), default=8, help="images of each class [default: 8]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the first image [default: 0]")
 @click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
@@ -37,7 +38,8 @@ def sample(
     from erase.api import pick_device
     from eval.pictures import grid, save_png
     from pipelines.generate import generate_all
-    from pipelines.model import load, load_classes
+    from pipelines.model import load
+    from pipelines.model_source import load_classes
     from pipelines.sampler import SamplerSettings
 
     # Everything cheap first: settings, classes, output.

@@ -7,13 +7,14 @@ import click
 from pipelines.errors import UsageError
 
 from . import print_json
+from .options import DEFAULT_MODEL
 
 
-@click.command(name="eval")
+@click.command(name="eval", short_help="Score an erased model against its original.")
 @click.argument("model")
 @click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
-@click.option("--original", default="digits", help="the model before the erasure [default: digits]")
-@click.option("--protocol", default=None, help="how to score [default: by the model]")
+@click.option("--original", default=DEFAULT_MODEL, help=f"the model before the erasure [default: {DEFAULT_MODEL}]")
+@click.option("--protocol", default=None, help="paper, full, quick or small [default: by the model]")
 @click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
 @click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
@@ -46,7 +47,7 @@ def score(
         click.echo("\n".join([headline(record), *(f"  {sentence(key, record)}" for key in ordered_keys(record))]))
 
 
-@click.command()
+@click.command(short_help="Put several runs into one table.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--format", "layout", type=click.Choice(["text", "markdown", "csv"]), default="text", help="of the table")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")

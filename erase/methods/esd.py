@@ -32,6 +32,10 @@ class ESD(Method):
         """The frozen model, whose predictions make the target."""
         return frozenset({"reference_model"})
 
+    def target_passes(self, num_retained: int) -> int:
+        """The frozen model under the class and under the null label."""
+        return 2
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """||e_theta(x_t|c_f) - [e*(x_t|null) - eta (e*(x_t|c_f) - e*(x_t|null))]||^2."""
         noised = batch.noised

@@ -54,9 +54,13 @@ class GradientAscent(DenoisingMethod):
         """The NPO form compares with the original model's loss."""
         return frozenset({"reference_model"} if self.bound == "npo" else ())
 
+    def target_passes(self, num_retained: int) -> int:
+        """The original model's loss in the NPO form."""
+        return int(self.bound == "npo")
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """-L, -min(L, tau), or -(2/b) log sigmoid(b (L - L*))."""
-        loss = self.per_sample(workspace, batch)
+        loss, plain = self.per_sample(workspace, batch)
         if self.bound == "clamp":
             objective = -loss.clamp(max=self.max_loss)
         elif self.bound == "npo":
@@ -67,4 +71,4 @@ class GradientAscent(DenoisingMethod):
             objective = -2 / self.npo_beta * logsigmoid(self.npo_beta * (loss - original))
         else:
             objective = -loss
-        return Loss(objective.mean(), loss.mean().detach())
+        return Loss(objective.mean(), plain)

@@ -30,8 +30,8 @@ class RandomLabel(DenoisingMethod):
         labels = batch.noised.class_labels
         dropped = labels == workspace.model.null_class
         relabelled = batch.noised.relabelled(torch.where(dropped, labels, drawn.to(labels.device)))
-        loss = self.per_sample(workspace, Batch(relabelled, batch.seed)).mean()
-        return Loss(loss, loss.detach())
+        loss, plain = self.per_sample(workspace, Batch(relabelled, batch.seed))
+        return Loss(loss.mean(), plain)
 
     def masks(self, workspace: Workspace) -> PhaseMasks:
         """The weights with the largest forget gradient, when a mask is asked for."""

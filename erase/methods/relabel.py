@@ -33,8 +33,8 @@ class Relabel(DenoisingMethod):
         """L(x0, c') with one fixed c' for each erased class."""
         mapping = {c: other_class(workspace, c, offset=self.label_offset) for c in workspace.forget_classes}
         relabelled = batch.noised.relabelled(map_labels(batch.noised.class_labels, mapping))
-        loss = self.per_sample(workspace, Batch(relabelled, batch.seed)).mean()
-        return Loss(loss, loss.detach())
+        loss, plain = self.per_sample(workspace, Batch(relabelled, batch.seed))
+        return Loss(loss.mean(), plain)
 
     def masks(self, workspace: Workspace) -> PhaseMasks:
         """The weights with the largest forget gradient, when a mask is asked for."""

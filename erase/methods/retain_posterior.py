@@ -61,6 +61,10 @@ class RetainPosterior(Method):
         """The frozen network and the posterior of noisy latents."""
         return frozenset({"reference_model", "posterior"})
 
+    def target_passes(self, num_retained: int) -> int:
+        """The frozen network under one drawn label, or under every retained label and the replacement."""
+        return 1 if self.mixture == "draw" else num_retained + (self.replacement != "posterior")
+
     def forget_batch(self, workspace: Workspace, step: int, phase: int, batch_size: int) -> Batch:
         """Noisy latents of both sets under the erased rows and the null row."""
         from_retain = round(batch_size * self.retain_share)

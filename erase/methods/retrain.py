@@ -4,8 +4,9 @@ Affordable for small models made by ``erase pretrain``, whose recipe is known; V
 scores compare.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +24,11 @@ class Retrain(Method):
 
     trains: ClassVar[bool] = False
 
+    def edit_rows(self, provenance: Mapping[str, Any]) -> int:
+        """Forward and backward of every training batch."""
+        recipe = recipe_of(provenance)
+        return 0 if recipe is None else 3 * recipe.transformer_steps * recipe.batch_size
+
     def edit(self, workspace: Workspace) -> None:
         """Replace the weights by those of a new training run; the erased label rows stay untrained."""
         model = workspace.model
@@ -32,5 +38,7 @@ class Retrain(Method):
         with torch.random.fork_rng():  # initialisation draws from the global generator
             fresh = build_dit(model.vae, list(model.classes.labels), recipe).to(model.device)
         checkpoint = None if workspace.work_dir is None else workspace.work_dir / "retrain.checkpoint"
-        train_transformer(fresh, workspace.retain, recipe, checkpoint_path=checkpoint, progress=True)
+        train_transformer(fresh, workspace.retain, recipe, checkpoint_path=checkpoint, progress=workspace.progress)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         model.transformer.load_state_dict(fresh.transformer.state_dict())

@@ -35,11 +35,11 @@ class SalUn(Method):
         "retain_lr_schedule": "constant",
         "clip_order": "clip-mask",
         "mask_fraction": 0.5,
-        "teacher": "current",
+        "target_model": "current",
     }
 
     mask_fraction: float = option(0.5, "share of weights in the saliency mask of both phases; 0 uses no mask")
-    teacher: Literal["current", "reference"] = option("current", "whose prediction under the other label is the target")
+    target_model: Literal["current", "reference"] = option("current", "whose prediction under the other label to match")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,14 +47,18 @@ class SalUn(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The reference model when it is the teacher."""
-        return frozenset({"reference_model"} if self.teacher == "reference" else ())
+        """The reference model when its predictions are the target."""
+        return frozenset({"reference_model"} if self.target_model == "reference" else ())
+
+    def target_passes(self, num_retained: int) -> int:
+        """The prediction under the other label."""
+        return 1
 
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """mean ||e_theta(x_t | c_f) - stopgrad e(x_t | c')||^2 with c' the next class (equation 5)."""
         noised = batch.noised
         others = map_labels(noised.class_labels, {c: other_class(workspace, c) for c in workspace.forget_classes})
-        if self.teacher == "reference":
+        if self.target_model == "reference":
             target = workspace.reference_output(noised, others)
         else:
             with torch.no_grad():

@@ -33,6 +33,9 @@ class SelectiveAmnesia(DenoisingMethod):
         0.1, "gradient norm of the penalty as a share of the retain gradient's; 0 switches it off"
     )
     ewc_weight: float = option(0.0, "fixed penalty weight lambda instead of ewc_ratio")
+    fisher: Literal["sampled", "summed"] = option(
+        "sampled", "square each image's gradient at one timestep, or, as published, its sum over all timesteps"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,11 +45,16 @@ class SelectiveAmnesia(DenoisingMethod):
             raise UsageError(
                 "--ewc-ratio and --ewc-weight exclude each other: a fixed weight leaves no ratio to follow"
             )
+        if self.fisher != "sampled" and not (self.ewc_ratio or self.ewc_weight):
+            raise UsageError(f"--fisher {self.fisher} has no effect: without --ewc-ratio there is no penalty")
 
     @property
     def needs(self) -> frozenset[str]:
-        """Replay instead of retain data; the original weights and their Fisher for the penalty."""
-        return frozenset({"replay", "reference_model", "retain_fisher"})
+        """Replay instead of retain data; the original weights and their Fisher for the penalty, if there is one."""
+        replay = frozenset({"replay"})
+        if not (self.ewc_ratio or self.ewc_weight):
+            return replay
+        return replay | {"reference_model", f"{'summed' if self.fisher == 'summed' else 'data'}_fisher"}
 
     def forget_batch(self, workspace: Workspace, step: int, phase: int, batch_size: int) -> Batch:
         """Surrogate latents under the labels of the forget batch."""
@@ -65,8 +73,8 @@ class SelectiveAmnesia(DenoisingMethod):
 
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(q, c_f)."""
-        loss = self.per_sample(workspace, batch).mean()
-        return Loss(loss, loss.detach())
+        loss, plain = self.per_sample(workspace, batch)
+        return Loss(loss.mean(), plain)
 
     def retain_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """Denoising of replay plus lambda sum_i F_i (theta_i - theta*_i)^2."""
@@ -98,7 +106,7 @@ def elastic_penalty(workspace: Workspace) -> Tensor:
     """sum_i F_i (theta_i - theta*_i)^2 over the weights, ()."""
     original = dict(workspace.reference.transformer.named_parameters())
     terms = [
-        (workspace.retain_fisher[name] * (parameter - original[name]).square()).sum()
+        (workspace.data_fisher[name] * (parameter - original[name]).square()).sum()
         for name, parameter in workspace.model.transformer.named_parameters()
     ]
     return torch.stack(terms).sum()

@@ -45,15 +45,15 @@ class SFRon(DenoisingMethod):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Both Fisher diagonals, for the mask."""
-        return frozenset({"forget_fisher", "retain_fisher"})
+        """The Fisher diagonals of the forget set and of everything, for the mask."""
+        return frozenset({"forget_fisher", "data_fisher"})
 
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """-sum_n w_n L_n, w_n = L_n^-lambda / sum_m L_m^-lambda without gradient (equation 13)."""
-        loss = self.per_sample(workspace, batch)
+        loss, plain = self.per_sample(workspace, batch)
         weights = loss.detach().clamp(min=1e-8).pow(-self.weight_power)
         weights = weights / weights.sum()
-        return Loss(-(weights * loss).sum(), loss.mean().detach())
+        return Loss(-(weights * loss).sum(), plain)
 
     def masks(self, workspace: Workspace) -> PhaseMasks:
         """S_i = 1[F_f,i / F_r,i >= gamma] on the forget phase alone (equation 12)."""

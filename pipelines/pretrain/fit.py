@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import DivergedError
+from ..files import replace_file
+from ..progress import bar_of
 
 
 def fit(
@@ -34,21 +35,22 @@ def fit(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     averaged = parts["averaged"] = copy.deepcopy(network) if ema_half_life else network
     start = resume(parts, checkpoint_path)
-
-    for step in (bar := tqdm(range(start, steps), initial=start, total=steps, desc=progress, disable=not progress)):
-        value = loss(step)
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if ema_half_life:
-            average_in(averaged, network, half_life=min(ema_half_life, 1 + step / 10))  # short early on
-        keeping = checkpoint_path is not None and (step + 1) % checkpoint_every == 0
-        if keeping or step % 50 == 0 or step + 1 == steps:
-            bar.set_postfix(loss=f"{check_finite(value, progress):.4f}")
-        if keeping:
-            keep(parts, step + 1, checkpoint_path)
+    with bar_of(steps, progress, unit="step", shown=bool(progress), done=start, stays=True) as bar:
+        for step in range(start, steps):
+            value = loss(step)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            if ema_half_life:
+                average_in(averaged, network, half_life=min(ema_half_life, 1 + step / 10))  # short early on
+            keeping = checkpoint_path is not None and (step + 1) % checkpoint_every == 0
+            if keeping or step % 50 == 0 or step + 1 == steps:
+                bar.set_postfix_str(f"loss {check_finite(value, progress):.4f}", refresh=False)
+            if keeping:
+                keep(parts, step + 1, checkpoint_path)
+            bar.update()
     copy_weights(averaged, network)
 
 
@@ -96,7 +98,5 @@ def resume(parts: dict, checkpoint_path: Path | None) -> int:
 
 def keep(parts: dict, step: int, checkpoint_path: Path) -> None:
     """Write a checkpoint to its final name in one rename."""
-    checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint_path.with_name(checkpoint_path.name + ".tmp")
-    torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)
-    temporary.replace(checkpoint_path)
+    with replace_file(checkpoint_path) as temporary:
+        torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)

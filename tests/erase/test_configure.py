@@ -5,14 +5,15 @@ import shutil
 import pytest
 
 from erase.config import EngineConfig
-from erase.erasure import configure, method_of, run_erasure
+from erase.configure import configure, method_of
+from erase.erasure import run_erasure
 from erase.methods.sfron import SFRon
 from pipelines.errors import MissingError, UsageError
 
 
 @pytest.mark.parametrize(
     ("classes", "found"),
-    [(["three"], (3,)), ([3], (3,)), (["3"], (3,)), (["Three", 8, "3"], (3, 8)), (["nine", "zero"], (9, 0))],
+    [(["three"], (3,)), ([3], (3,)), (["3"], (3,)), (["Three", 8, "3"], (3, 8)), (["nine", "zero"], (0, 9))],
 )
 def test_classes_are_resolved_once_each(configured, classes, found):
     assert configured("esd", *classes).forget_classes == found
@@ -46,10 +47,10 @@ def test_unknown_words_list_what_there_is(configured, tiny_folder, tmp_path):
     with pytest.raises(UsageError, match="--preset 'papers' is not one of default, paper"):
         configured(preset="papers")
     with pytest.raises(
-        UsageError, match=r"--eta is not an option of method esd; .*--negative-guidance, --retain-label"
+        UsageError, match=r"--eta is no option of `erase run` nor of method esd; .*--negative-guidance, --retain-label"
     ):
         configured("esd", eta=1.0)
-    with pytest.raises(UsageError, match="--forget-classes is not an option of method esd"):
+    with pytest.raises(UsageError, match="--forget-classes is no option of `erase run`"):
         configured("esd", forget_classes=(1,))
     with pytest.raises(UsageError, match="--weight-power 'half' is not a number"):
         configured(weight_power="half")
@@ -59,6 +60,33 @@ def test_unknown_words_list_what_there_is(configured, tiny_folder, tmp_path):
         configured(data=str(tmp_path / "nowhere"))
     with pytest.raises(MissingError, match="neither an embedded model"):
         configure("/no/such/model", ["three"])
+
+
+def test_a_slip_of_spelling_is_answered_with_the_option(configured):
+    for slip, meant in (("stepss", "--steps"), ("protocl", "--protocol"), ("weight_pwer", "--weight-power")):
+        with pytest.raises(UsageError, match=rf"did you mean {meant}\?"):
+            configured("sfron", **{slip: 3})
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "reason"),
+    [
+        ("embedding_reset", {"steps": 5}, "--steps 5 has no effect: method embedding_reset takes no steps"),
+        ("retrain", {"log_every": 5}, "--log-every 5 has no effect: method retrain takes no steps"),
+        ("esd", {"fisher_samples": 9}, "--fisher-samples 9 has no effect: method esd needs no Fisher"),
+        ("esd", {"stop_every": 9}, "--stop-every 9 has no effect: without --stop-below"),
+    ],
+)
+def test_an_option_without_effect_is_refused(configured, method, option, reason):
+    with pytest.raises(UsageError, match=reason):
+        configured(method, **option)
+
+
+def test_replay_counts_without_replay_are_refused(configured, tmp_path):
+    with pytest.raises(UsageError, match=r"--replay-per-class 5 has no effect: --data .* is not replay"):
+        configured("esd", data=str(tmp_path), replay_per_class=5)
+    assert configured("selective_amnesia", data=str(tmp_path), replay_per_class=5).replay_per_class == 5
+    assert configured("sfron", stop_every=9, stop_below=0.1).engine.stop_every == 9
 
 
 def test_a_request_is_checked_without_reading_a_weight(tiny_folder, tmp_path):
@@ -90,5 +118,5 @@ def test_options_go_before_the_preset_and_the_preset_before_defaults(tiny_folder
 def test_the_configuration_is_complete(configured):
     """Defaults are written out: a later default cannot change what a saved run was."""
     config = configured("salun", seed=5)
-    assert config.method_options == {"retain_label_dropout": 0.1, "mask_fraction": 0.5, "teacher": "current"}
+    assert config.method_options == {"retain_label_dropout": 0.1, "mask_fraction": 0.5, "target_model": "current"}
     assert (config.seed, config.replay_per_class, config.method) == (5, 4, "salun")

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from erase.checkpoint import checkpoint_step
-from erase.erasure import method_of, prepare, run_erasure
+from erase.configure import method_of
+from erase.erasure import prepare, run_erasure
 from erase.method import method_names
 from erase.optimizers import PhaseStepper
 from pipelines.embedding import label_table_name
@@ -53,14 +54,14 @@ def prepared(configured, loaded_dit, erase_cache, quick_posterior):
 def test_a_workspace_has_what_its_method_needs_and_no_more(prepared, name):
     workspace, needs = prepared(name, "three", 8)
     parts = {"reference_model": workspace.reference, "posterior": workspace.posterior,
-             "forget_fisher": workspace.forget_fisher, "retain_fisher": workspace.retain_fisher}  # fmt: skip
+             "forget_fisher": workspace.forget_fisher, "data_fisher": workspace.data_fisher}  # fmt: skip
     assert {part for part, value in parts.items() if value is not None} == needs - {"replay"}
     assert workspace.forget.class_labels.unique().tolist() == [3, 8] and len(workspace.forget) == 8
     assert workspace.retain.class_labels.unique().tolist() == workspace.retained_classes and len(workspace.retain) == 32
 
-    # Each Fisher diagonal is that of its own side: only labels of that side have evidence.
+    # Each Fisher diagonal is that of its own images: only their labels have evidence.
     table = label_table_name(workspace.model.transformer)
-    for fisher, side in ((workspace.forget_fisher, {3, 8}), (workspace.retain_fisher, set(workspace.retained_classes))):
+    for fisher, side in ((workspace.forget_fisher, {3, 8}), (workspace.data_fisher, set(range(10)))):
         rows = set() if fisher is None else set(fisher[table].sum(1).nonzero()[:, 0].tolist())
         assert rows <= side and (len(rows) > 1 or fisher is None)
 
@@ -129,7 +130,7 @@ def test_masks_are_hard_in_a_real_run(configured, erase_cache, forget_steps, met
 
     inside = sum(int(each.sum()) for each in erased.masks.forget.values())
     total = sum(each.numel() for each in erased.masks.forget.values())
-    assert 0.05 < inside / total < 0.6
+    assert 0.05 < inside / total < 0.9
     if method == "salun":
         original, final = weights_of(erased.original), weights_of(erased.model)
         assert all(torch.equal(final[name][~mask], original[name][~mask]) for name, mask in erased.masks.forget.items())

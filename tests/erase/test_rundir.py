@@ -72,7 +72,7 @@ def test_a_claim_cut_short_can_be_repeated(tmp_path, monkeypatch):
 def test_another_configuration_is_refused_with_what_differs(tmp_path):
     run = RunDir(tmp_path / "run")
     run.claim(CONFIG)
-    with pytest.raises(UsageError, match=r"holds a run of another configuration \(engine, seed differ\)"):
+    with pytest.raises(UsageError, match=r"holds a run of another configuration \(seed, steps differ\)"):
         run.claim(STEPS_7)
     assert erasure_from_dict(read_yaml(run.path / "config.yaml")) == CONFIG
 

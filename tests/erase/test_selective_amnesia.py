@@ -18,9 +18,9 @@ def gradient(model, objective):
 
 
 def fisher_of(workspace):
-    """The retain Fisher as one vector, in the order of the weights."""
+    """The Fisher as one vector, in the order of the weights."""
     return torch.cat(
-        [workspace.retain_fisher[name].flatten() for name, _ in workspace.model.transformer.named_parameters()]
+        [workspace.data_fisher[name].flatten() for name, _ in workspace.model.transformer.named_parameters()]
     )
 
 
@@ -125,4 +125,4 @@ def test_at_the_original_weights_there_is_no_penalty(make_workspace, method_of, 
 def test_weight_and_ratio_exclude_each_other(method_of):
     with pytest.raises(UsageError, match="--ewc-ratio and --ewc-weight exclude each other"):
         method_of("selective_amnesia", ewc_ratio=0.2, ewc_weight=1.0)
-    assert method_of("selective_amnesia").needs == {"replay", "reference_model", "retain_fisher"}
+    assert method_of("selective_amnesia").needs == {"replay", "reference_model", "data_fisher"}

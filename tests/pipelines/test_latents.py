@@ -133,9 +133,7 @@ def test_draws_are_posterior_samples(latents: Latents) -> None:
 
 def test_draws_follow_their_indices_and_generator(latents: Latents) -> None:
     indices = torch.tensor([0, 1, 1, 0])
-    first, second, other = (
-        latents.draw(indices, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, second, other = (latents.draw(indices, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
     assert (first.mean((1, 2, 3)) > 15).tolist() == [False, True, True, False]
 

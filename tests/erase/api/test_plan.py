@@ -9,7 +9,7 @@ from diffusers import DiTTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from erase.api import plan
-from erase.erasure import configure
+from erase.configure import configure
 from eval.protocol import named
 from pipelines.files import read_json
 
@@ -67,7 +67,7 @@ def test_rows_follow_steps_phases_and_batches(counted):
     replayed = 100 * 10 * 20  # images of each class, classes, sampling steps
     rows = counted(**sizes, forget_steps=2, retain_steps=3)["rows"]
     assert rows == {"preparation": replayed, "forget": 3 * 10 * 2 * 4, "retain": 3 * 10 * 3 * 8, "scoring": 0}
-    frozen = counted(**sizes, method="salun", teacher="reference")["rows"]["forget"]
+    frozen = counted(**sizes, method="salun", target_model="reference")["rows"]["forget"]
     assert frozen == (3 + 1) * 10 * 4  # one frozen forward more
     for mixture, per_image in (("draw", 3 + 1), ("sum", 3 + 1 + 8)):
         found = counted(**sizes, method="retain_posterior", mixture=mixture)
@@ -88,7 +88,9 @@ def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
 @pytest.mark.parametrize("method", ["embedding_reset", "retrain"])
 def test_a_method_without_steps_plans_none(counted, method):
     found = counted(method=method)
-    assert found["steps"] == 0 and found["rows"]["forget"] == found["rows"]["retain"] == 0
+    assert found["steps"] == found["rows"]["forget"] == 0
+    trained = 3 * 15 * 16 if method == "retrain" else 0  # forward and backward of the steps and batches of its recipe
+    assert found["rows"]["retain"] == trained
 
 
 def test_scoring_counts_guided_rows_twice(counted):
@@ -105,14 +107,14 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
     found = counted(named("small"), method="sfron", steps=40)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert sorted(bare_folder.parent.rglob("*")) == before  # nothing is written
-    assert found["erase"] == ["three", "five"] and found["needs"] == ["forget_fisher", "retain_fisher"]
+    assert found["erase"] == ["three", "five"] and found["needs"] == ["data_fisher", "forget_fisher"]
     assert found["estimated_seconds"] > 0 and found["tflop"] > 0
 
     text = plan.text(found)
     for words in (
         "three, five",
         "sfron, dual optimizers, 40 steps",
-        "forget_fisher, retain_fisher",
+        "data_fisher, forget_fisher",
         "data       replay",
     ):
         assert words in text

@@ -1,0 +1,108 @@
+"""From a request in words to a complete configuration, checked as far as configurations alone allow."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import UsageError
+from pipelines.model import load_classes
+from pipelines.sources import REPLAY, check_source, default_source
+
+from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
+from .method import Method, method_class
+
+COMMON = ("model", "method", "preset", "data", "protocol", "reference", "output", "device", "json", "dry_run")  # flags
+
+
+def configure(
+    model: str,
+    classes: Sequence[str | int],
+    *,
+    method: str = "retain_posterior",
+    preset: str = "default",
+    data: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ErasureConfig:
+    """Resolve a request into a complete configuration, reading configurations only.
+
+    ``options`` hold engine and method settings by field name; they go before the preset's (``default`` or ``paper``),
+    those before the method's defaults. Raises ``UsageError`` for an unknown class, method or option and
+    ``MissingError`` for a model or data that are not there.
+    """
+    kind = method_class(method)
+    check_preset(preset, kind, method)
+    names = load_classes(model)
+    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
+    if not forget_classes:
+        raise UsageError("no class to erase was named")
+    if len(forget_classes) == len(names):
+        raise UsageError("every class of the model was named: at least one must be retained")
+    data = data or default_source(model)
+    check_source(data, model)
+
+    settings = {**kind.defaults, **(kind.paper if preset == "paper" else {}), **(options or {})}
+    own = {name: settings.pop(name) for name in OWN_OPTIONS if name in settings}
+    engine, method_options = split_options(kind, method, settings)
+    config = ErasureConfig(
+        model=model,
+        forget_classes=forget_classes,
+        method=method,
+        method_options=to_dict(from_dict(kind, method_options)),
+        engine=from_dict(EngineConfig, engine),
+        data=data,
+        **own,
+    )
+    check_effects(config, options or {})
+    return config
+
+
+def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
+    """Refuse an option that was given and that nothing of this configuration reads (``UsageError``)."""
+    method = method_of(config)
+    reasons = {}
+    if not method.trains:
+        reasons = dict.fromkeys(to_dict(config.engine), f"method {config.method} takes no steps of the engine")
+    if not config.engine.stop_below:
+        reasons.setdefault("stop_every", "without --stop-below nothing stops early")
+    if not any(need.endswith("fisher") for need in method.needs):
+        reasons["fisher_samples"] = f"method {config.method} needs no Fisher diagonal"
+    if config.data != REPLAY and "replay" not in method.needs:
+        reasons["replay_per_class"] = f"--data {config.data} is not {REPLAY}"
+    for name in options:
+        if name in reasons:
+            raise UsageError(f"{flag(name)} {options[name]} has no effect: {reasons[name]}")
+
+
+def check_preset(preset: str, kind: type[Method], method: str) -> None:
+    """Refuse an unknown preset, and ``paper`` for a method without published settings (``UsageError``)."""
+    if preset not in ("default", "paper"):
+        raise UsageError(f"--preset {preset!r} is not one of default, paper")
+    if preset == "paper" and not kind.paper:
+        raise UsageError(f"--preset paper: method {method} has no published settings for DiT; use --preset default")
+
+
+def split_options(
+    kind: type[Method], method: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Engine settings and method settings; an option of neither raises ``UsageError`` with those that exist."""
+    engine_fields = {entry.name for entry in dataclasses.fields(EngineConfig)}
+    method_fields = {entry.name for entry in dataclasses.fields(kind)}
+    for name in settings:
+        if name not in engine_fields | method_fields:
+            raise UsageError(unknown_option(name, method, method_fields, engine_fields))
+    engine = {name: value for name, value in settings.items() if name in engine_fields}
+    return engine, {name: value for name, value in settings.items() if name in method_fields}
+
+
+def unknown_option(name: str, method: str, method_fields: set[str], engine_fields: set[str]) -> str:
+    """One sentence about an option that does not exist: what it may have meant, and what the method has."""
+    near = difflib.get_close_matches(name, [*method_fields, *engine_fields, *OWN_OPTIONS, *COMMON], n=1, cutoff=0.7)
+    meant = f"did you mean {flag(near[0])}? " if near else ""
+    flags = ", ".join(map(flag, sorted(method_fields))) or "none"
+    return f"{flag(name)} is no option of `erase run` nor of method {method}; {meant}the method's own are {flags}"
+
+
+def method_of(config: ErasureConfig) -> Method:
+    """The configured method."""
+    return from_dict(method_class(config.method), config.method_options)

@@ -1,0 +1,124 @@
+"""A run from request to folder: what is kept when it ends well, diverges, or is stopped between its parts."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import erase
+from erase import api
+from erase.api import python_call, request, run
+from erase.rundir import RunDir
+from erase.saliency import density, load_mask
+from pipelines.errors import DivergedError, InterruptedRun
+from pipelines.files import read_json
+from pipelines.model import load
+
+QUICK = {"steps": 4, "forget_batch_size": 8, "retain_batch_size": 8, "replay_per_class": 4}
+
+
+@pytest.fixture
+def go(tiny_folder, tmp_path, erase_cache, monkeypatch, quick_posterior):
+    """``go(method="salun", ...)``: an unscored run of the tiny model in ``tmp_path / "run"``."""
+    monkeypatch.setenv("ERASE_CACHE", str(erase_cache))
+
+    def make(**asked):
+        options = {**QUICK, **asked.pop("options", {})}
+        asked = {"method": "salun", "protocol": "none", "output_dir": tmp_path / "run", "progress": False, **asked}
+        return run(str(tiny_folder), "three", options=options, **asked)
+
+    return make
+
+
+def status_of(folder):
+    """The recorded state of a run."""
+    return read_json(folder / "status.json")
+
+
+def same_weights(left, right):
+    """Whether two models have the same bits."""
+    pairs = zip(left.transformer.parameters(), right.transformer.parameters(), strict=True)
+    return all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_a_run_leaves_its_model_masks_and_record(go, tmp_path):
+    result = go()
+    folder = RunDir(tmp_path / "run")
+    assert same_weights(load(folder.model_dir), result.model) and folder.state == "complete"
+    assert not folder.checkpoint_path.exists() and not folder.last_good_dir.exists()
+    assert sorted(path.name for path in folder.masks_dir.iterdir()) == ["forget.safetensors", "retain.safetensors"]
+    mask = load_mask(folder.masks_dir / "forget.safetensors")
+    assert density(mask) == pytest.approx(0.5, abs=1e-3)
+
+    # Outside the mask nothing moved.
+    before, after = (dict(each.transformer.named_parameters()) for each in (result.original, result.model))
+    assert all(torch.equal(before[name][~inside], after[name][~inside]) for name, inside in mask.items())
+    assert any(not torch.equal(before[name], after[name]) for name in mask)
+
+    # The same call again reads what is there.
+    again = go()
+    assert again.repeated and not result.repeated and again.seconds == result.seconds
+    assert "nothing was run again" in again.text() and "nothing was run again" not in result.text()
+    assert same_weights(again.model, result.model)
+
+
+def test_a_method_without_masks_writes_none(go, tmp_path):
+    go(method="gradient_ascent")
+    assert not (tmp_path / "run" / "masks").exists()
+
+
+def test_a_run_that_diverges_keeps_the_last_good_model(go, tmp_path, tiny_folder):
+    wild = {"forget_learning_rate": 50.0, "steps": 20, "checkpoint_every": 5, "log_every": 5}
+    with pytest.raises(DivergedError, match="lower --forget-learning-rate"):
+        go(method="gradient_ascent", options=wild)
+    folder = RunDir(tmp_path / "run")
+    assert folder.state == "diverged" and "lower --forget-learning-rate" in status_of(folder.path)["reason"]
+    assert not folder.model_dir.exists()
+    assert same_weights(load(folder.last_good_dir), load(tiny_folder))  # it diverged before its first checkpoint
+
+
+def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(api, "score_run", stop)
+    monkeypatch.setattr(api, "check_scoring", lambda *_, **__: None)
+    with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on"):
+        go(protocol="small")
+    assert status_of(tmp_path / "run")["state"] == "interrupted"
+
+    # The erased model is there; only the scoring is repeated.
+    monkeypatch.setattr(api, "run_erasure", None)
+    monkeypatch.setattr(api, "score_run", lambda *_, **__: {"scored": True})
+    assert go(protocol="small").scores == {"scored": True}
+    assert status_of(tmp_path / "run")["state"] == "complete"
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_while_preparing_is_resumable(go, tmp_path, monkeypatch, kind):
+    from erase import erasure
+
+    handler, prepare = signal.getsignal(signal.SIGTERM), erasure.prepare
+    monkeypatch.setattr(erasure, "prepare", lambda *_, **__: os.kill(os.getpid(), kind))
+    with pytest.raises(InterruptedRun, match="stopped while preparing"):
+        go()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert status_of(tmp_path / "run")["state"] == "interrupted"
+    monkeypatch.setattr(erasure, "prepare", prepare)
+    go()
+    assert status_of(tmp_path / "run")["state"] == "complete"
+
+
+def test_the_call_in_the_report_makes_the_same_run(tiny_folder, tmp_path):
+    asked = request(
+        str(tiny_folder), ["three", 8], method="sfron", options={"steps": 3, "seed": 2}, protocol="none",
+        output_dir=tmp_path / "run",
+    )  # fmt: skip
+    line = python_call(str(tiny_folder), ["three", 8], asked, given={"steps": 3, "seed": 2})
+    repeated = SimpleNamespace(
+        run=lambda model, *classes, **given: request(model, classes, output_dir=tmp_path / "b", **given)
+    )
+    assert eval(line, {"erase": repeated}).config.hash == asked.config.hash
+    assert erase.run is run
