@@ -69,7 +69,7 @@ def carry_out(job: Job) -> Row:
 
 def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
     """Forget accuracy, retain accuracy, Frechet distance and, if asked for, the forget accuracy of the restored row."""
-    from erase.api.scoring import protocol_scorer, real_reference
+    from erase.api.judging import protocol_scorer, real_reference
     from eval.evaluate import NO_FEATURES, score_model
     from eval.metric import Context
     from eval.probe import Budget, load_probe

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import DivergedError
-
-from .checkpoint import load_tensors, save_tensors
+from pipelines.tensor_file import load_tensors, save_tensors
 
 Fisher = dict[str, Tensor]  # non-negative float32 by parameter name
 Mask = dict[str, Tensor]  # one bool per weight by parameter name

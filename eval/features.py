@@ -11,6 +11,8 @@ from pipelines.classifier import Classifier
 from pipelines.errors import MissingError, UsageError
 
 INCEPTION = "inception"  # the TensorFlow network of published FID values: the only space whose distance is called FID
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # toshas/torch-fidelity v0.2.0
 
 
@@ -71,12 +73,11 @@ def fingerprinted_name(classifier: Classifier) -> str:
     return f"{classifier.name} ({digest.hexdigest()[:8]})"
 
 
-def load_inception(
-    path: Path, *, sha256: str = INCEPTION_SHA256, device: torch.device | str = "cpu"
-) -> torch.nn.Module:
+def load_inception(path: Path, *, sha256: str | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:
     """torchmetrics' Inception with a local weights file, without antialiasing; images go in as rounded uint8.
 
-    Raises ``MissingError`` when the file is absent and ``UsageError`` when it is not the file with this sha256.
+    Raises ``MissingError`` when the file is absent and ``UsageError`` when it is not the file with this sha256, which
+    is that of the published weights unless another is given.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -84,8 +85,9 @@ def load_inception(
     if not path.exists():
         raise MissingError(f"the Inception weights {path} do not exist; torch-fidelity v0.2.0 publishes them")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise UsageError(f"{path} has sha256 {found[:16]}..., expected {sha256[:16]}...: these are other weights")
+    wanted = sha256 or INCEPTION_SHA256
+    if found != wanted:
+        raise UsageError(f"{path} has sha256 {found[:16]}..., expected {wanted[:16]}...: these are other weights")
     torch.load(path, weights_only=True, map_location="cpu")
 
     network = NoTrainInceptionV3(

@@ -4,7 +4,6 @@ d^2 = ||mu_a - mu_b||^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))   (Dowson and Landau
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import MissingError, UsageError
+from pipelines.files import replace_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,21 @@ class Moments:
         covariance = (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
         return Gaussian(mean=mean, covariance=(covariance + covariance.T) / 2, n=self.n)
 
-    def save(self, path: Path, *, meta: Mapping[str, Any]) -> None:
-        """Write npz: ``mu`` and ``sigma`` as ADM and clean-fid read them, ``n``, JSON ``meta``; whole or not at all."""
+    def save(self, path: Path, *, meta: Mapping[str, Any], rows: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write npz: ``mu`` and ``sigma`` as ADM and clean-fid read them, ``n``, JSON ``meta``; whole or not at all.
+
+        ``rows`` are further arrays, such as the vectors themselves.
+        """
         gaussian = self.gaussian()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
+        with replace_file(path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
                 mu=gaussian.mean.numpy(),
                 sigma=gaussian.covariance.numpy(),
                 n=np.int64(self.n),
                 meta=np.array(json.dumps(dict(meta))),
+                **(rows or {}),
             )
-        temporary.replace(path)
 
 
 def moments_of(gaussian: Gaussian) -> Moments:

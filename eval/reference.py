@@ -1,10 +1,12 @@
 """Real images of the retained classes, seen through the same scorer as the generated ones."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +102,33 @@ def reference_from_observations(
         description=description,
         fingerprint=_fingerprint(gaussian),
     )
+
+
+def save_observations(observations: Observations, path: Path, *, meta: Mapping[str, Any]) -> None:
+    """Write npz: the statistics that other tools read, and labels, predictions and features of every image.
+
+    The features let any class be taken out exactly later.
+    """
+    moments = Moments(observations.features.shape[1]).update(observations.features)
+    rows = {
+        "features": observations.features.float().numpy(),
+        "class_labels": observations.class_labels.numpy(),
+        "predicted": observations.predicted.numpy(),
+    }
+    about = {**meta, "feature_space": observations.feature_space, "key": observations.key}
+    moments.save(path, meta=about, rows=rows)
+
+
+def load_observations(path: Path, *, feature_space: str) -> Observations | None:
+    """What ``save_observations`` wrote; None for statistics of another tool (``UsageError``: other features)."""
+    _, meta = load_gaussian(path)
+    with np.load(path, allow_pickle=False) as archive:
+        if "features" not in archive.files:
+            return None
+        rows = {name: torch.from_numpy(archive[name]) for name in ("class_labels", "predicted", "features")}
+    if meta["feature_space"] != feature_space:
+        raise UsageError(f"{path} holds {meta['feature_space']} features, this evaluation uses {feature_space}")
+    return Observations(**rows, feature_space=feature_space, key=meta["key"])
 
 
 def reference_from_file(path: Path, *, feature_space: str) -> Reference:

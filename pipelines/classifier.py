@@ -1,5 +1,6 @@
 """timm image classifiers with their own preprocessing: they score samples, filter replay and give features."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,10 @@ def save_classifier(classifier: Classifier, folder: Path, *, dtype: torch.dtype 
     write_json(config, folder / "config.json")
 
 
-def load_classifier(source: str | Path, *, device: torch.device | str = "cpu") -> Classifier:
-    """Load a folder of ``save_classifier``, or a pre-trained timm model by name.
+def load_classifier(
+    source: str | Path, *, weights: str | None = None, device: torch.device | str = "cpu"
+) -> Classifier:
+    """Load a folder of ``save_classifier``, or a pre-trained timm model by name, its weights from a file if named.
 
     Raises ``MissingError`` when the weights are absent, damaged or cannot be downloaded.
     """
@@ -104,19 +107,26 @@ def load_classifier(source: str | Path, *, device: torch.device | str = "cpu") -
         check_safetensors(folder / "model.safetensors")
         classifier.network.load_state_dict(load_file(folder / "model.safetensors"))
         return classifier.to(device)
-    return load_pretrained(str(source)).to(device)
+    return load_pretrained(str(source), weights=weights).to(device)
 
 
-def load_pretrained(name: str) -> Classifier:
-    """A pre-trained timm classifier by name, with the preprocessing that its weights were evaluated with."""
+def load_pretrained(name: str, *, weights: str | None = None) -> Classifier:
+    """A pre-trained timm classifier by name, with the preprocessing that its weights were evaluated with.
+
+    ``weights`` is a local file (.safetensors, or a pickle of weights alone) in the place of timm's download.
+    """
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]) or "none similar"
         raise MissingError(f"--classifier {name} is neither a folder nor a timm model; similar names: {close}")
+    overlay = None if weights is None else {"file": weights}
     try:
-        network = timm.create_model(name, pretrained=True).eval()
-    except (OSError, RuntimeError) as error:
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise MissingError(f"the weights of classifier {name} cannot be had: {reason}") from error
+        raise MissingError(
+            f"the weights of classifier {name} cannot be had ({reason}): download its model.safetensors from "
+            f"https://huggingface.co/timm/{name} and name the file with --classifier"
+        ) from error
     data = timm.data.resolve_model_data_config(network)
     return Classifier(
         name=name, network=network, input_size=data["input_size"][-1], mean=tuple(data["mean"]), std=tuple(data["std"])

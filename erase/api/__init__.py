@@ -20,8 +20,10 @@ from ..configure import configure
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
+from .devices import pick_device
+from .judging import Judges, check_scoring, protocol_scorer, try_judges
 from .result import Result
-from .scoring import check_scoring, early_stop_score, preview_grid, protocol_scorer, score_models, score_run
+from .scoring import early_stop_score, preview_grid, score_models, score_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Request:
     config: ErasureConfig
     output_dir: Path
     protocol: Protocol | None  # None: not scored
-    reference: str | None  # real images to compare with; None: the model's own held-out set
+    judges: Judges  # what it is scored with
     device: torch.device
 
 
@@ -46,6 +48,8 @@ def request(
     output_dir: str | Path | None = None,
     protocol: str | Protocol | None = None,
     reference: str | None = None,
+    classifier: str | None = None,
+    inception: str | None = None,
     device: str = "auto",
 ) -> Request:
     """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
@@ -54,10 +58,10 @@ def request(
         config=config,
         output_dir=Path(output_dir) if output_dir else default_output(config),
         protocol=pick_protocol(protocol, model),
-        reference=reference,
+        judges=Judges(reference=reference, classifier=classifier, inception=inception),
         device=pick_device(device),
     )
-    check_scoring(found.protocol, model, reference, stop_below=config.engine.stop_below)
+    check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
     RunDir(found.output_dir).check(config)
     return found
 
@@ -72,6 +76,8 @@ def run(
     output_dir: str | Path | None = None,
     protocol: str | Protocol | None = None,
     reference: str | None = None,
+    classifier: str | None = None,
+    inception: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Result:
@@ -91,6 +97,8 @@ def run(
         output_dir=output_dir,
         protocol=protocol,
         reference=reference,
+        classifier=classifier,
+        inception=inception,
         device=device,
     )
     return execute(asked, command=python_call(model, classes, asked, given=options or {}), progress=progress)
@@ -102,7 +110,7 @@ def python_call(model: str, classes: Sequence[str | int], asked: Request, *, giv
     words = [repr(model), *map(repr, classes), f"method={config.method!r}", f"data={config.data!r}"]
     words += [f"options={dict(given)!r}"] if given else []
     words += [f"protocol={(protocol.name if protocol else 'none')!r}"]
-    words += [f"reference={asked.reference!r}"] if asked.reference else []
+    words += [f"{name}={value!r}" for name, value in asked.judges.to_dict().items() if value is not None]
     return f"erase.run({', '.join(words)})"
 
 
@@ -111,6 +119,7 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     started = time.monotonic()
     folder = RunDir(asked.output_dir)
     check_model(asked.config.model, vae=asked.config.vae)
+    try_judges(asked.protocol, asked.judges)
     folder.claim(asked.config)
     finished = folder.seconds
     try:
@@ -149,7 +158,7 @@ def scored(
             asked.config,
             folder,
             protocol=asked.protocol,
-            reference=asked.reference,
+            judges=asked.judges,
             command=command,
             progress=progress,
         )
@@ -161,6 +170,8 @@ def evaluate(
     original: str = "digits",
     protocol: str | Protocol | None = None,
     reference: str | None = None,
+    classifier: str | None = None,
+    inception: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -170,14 +181,15 @@ def evaluate(
     found, where = pick_protocol(protocol or None, original), pick_device(device)
     if found is None:
         raise UsageError("--protocol none leaves nothing to evaluate")
-    check_scoring(found, original, reference, stop_below=0)
+    judges = Judges(reference=reference, classifier=classifier, inception=inception)
+    check_scoring(found, original, judges, stop_below=0)
     models = {"original": load(original, device=where), "erased": load(model, device=where)}
     return score_models(
         models,
         forget_classes,
         protocol=found,
-        scorer=protocol_scorer(models["original"], found),
-        reference=reference,
+        scorer=protocol_scorer(models["original"], found, judges),
+        judges=judges,
         progress=progress,
     )
 
@@ -220,17 +232,6 @@ def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | Non
     if protocol is None:
         protocol = "small" if classifier_dir(model) else "quick"
     return named(protocol)
-
-
-def pick_device(device: str) -> torch.device:
-    """``auto`` takes a GPU when there is one (``UsageError`` for a device that is not there)."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} is not available: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
 
 
 def default_output(config: ErasureConfig) -> Path:

@@ -5,25 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from eval.evaluate import draw_samples, evaluate, read_record, write_record
-from eval.features import ClassifierScorer, Scorer
+from eval.features import Scorer
 from eval.pictures import grid, save_png
 from eval.probe import Budget, ProbeResult, run_probe
-from eval.protocol import OWN_CLASSIFIER, Protocol
-from eval.reference import Reference, observe, reference_from_observations
+from eval.protocol import Protocol
 from eval.report import pictured_classes, write_report
-from pipelines.classifier import Classifier, load_classifier
-from pipelines.errors import UsageError
+from pipelines.classifier import load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
-from pipelines.model_source import classifier_dir, read_provenance
 from pipelines.sampler import SamplerSettings
-from pipelines.sources import held_out_images, open_source, trained_on_digits
 
 from ..config import ErasureConfig
 from ..rundir import RunDir
+from .judging import Judges, protocol_classifier, protocol_scorer, real_reference, training_features
 
 PROBE = "embedding_restore"  # the probe of every run; the others are `erase probe`'s
 EARLY_STOP_IMAGES = 100
@@ -37,7 +33,7 @@ def score_run(
     folder: RunDir,
     *,
     protocol: Protocol,
-    reference: str | None,
+    judges: Judges,
     command: str,
     progress: bool,
 ) -> dict[str, Any]:
@@ -45,13 +41,13 @@ def score_run(
 
     Scores that are there for the same protocol and reference are read instead of made again.
     """
-    record = kept_record(folder, protocol, reference)
+    record = kept_record(folder, protocol, judges)
     if record is not None and folder.report_path.exists():
         return record
     models = {"original": original, "erased": erased}
-    scorer = protocol_scorer(original, protocol)
+    scorer = protocol_scorer(original, protocol, judges)
     record = score_models(
-        models, config.forget_classes, protocol=protocol, scorer=scorer, reference=reference, progress=progress
+        models, config.forget_classes, protocol=protocol, scorer=scorer, judges=judges, progress=progress
     )
     found = probe_row(original, erased, config, record, protocol=protocol, scorer=scorer)
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
@@ -89,35 +85,17 @@ def show(
     )
 
 
-def kept_record(folder: RunDir, protocol: Protocol, reference: str | None) -> dict[str, Any] | None:
+def kept_record(folder: RunDir, protocol: Protocol, judges: Judges) -> dict[str, Any] | None:
     """The record of an earlier scoring under the same protocol and reference; None when there is none."""
     if not folder.results_path.exists():
         return None
     record = read_record(folder.results_path)
-    return record if record.get("asked") == asked_for(protocol, reference) else None
+    return record if record.get("asked") == asked_for(protocol, judges) else None
 
 
-def asked_for(protocol: Protocol, reference: str | None) -> dict[str, Any]:
+def asked_for(protocol: Protocol, judges: Judges) -> dict[str, Any]:
     """What a scoring was asked for, as it stands in its record."""
-    return {"protocol": protocol.to_dict(), "reference": reference}
-
-
-def check_scoring(protocol: Protocol | None, model: str, reference: str | None, *, stop_below: float) -> None:
-    """Refuse a scoring that could only fail after the erasure (``UsageError``); reads configurations only."""
-    own = classifier_dir(model) is not None
-    if stop_below and not own and (protocol is None or protocol.classifier == OWN_CLASSIFIER):
-        raise UsageError(f"--stop-below {stop_below:g} needs a classifier, and model {model} ships none")
-    if protocol is None:
-        return
-    if protocol.features != "classifier":
-        raise UsageError(
-            f"--protocol {protocol.name} needs Inception features, which the command line does not offer yet: "
-            "use --protocol none, or small for a model that ships its own classifier"
-        )
-    if protocol.classifier == OWN_CLASSIFIER and not own:
-        raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier, and {model} ships none")
-    if reference is None and not trained_on_digits(read_provenance(model)):
-        raise UsageError("--reference is needed to score this model: a folder or archive of real images by class")
+    return {"protocol": protocol.to_dict(), **judges.to_dict()}
 
 
 def score_models(
@@ -126,7 +104,7 @@ def score_models(
     *,
     protocol: Protocol,
     scorer: Scorer,
-    reference: str | None,
+    judges: Judges,
     progress: bool,
 ) -> dict[str, Any]:
     """The result record of an original and an erased model."""
@@ -136,44 +114,11 @@ def score_models(
         forget_classes=forget_classes,
         protocol=protocol,
         scorer=scorer,
-        reference=real_reference(original, forget_classes, scorer=scorer, source=reference),
+        reference=real_reference(original, forget_classes, scorer=scorer, source=judges.reference),
         training_features=training_features(original, forget_classes, scorer=scorer),
         progress=progress,
     )
-    return {**record, "asked": asked_for(protocol, reference)}
-
-
-def protocol_scorer(model: DiT, protocol: Protocol) -> Scorer:
-    """What recognises classes and gives features under a protocol."""
-    classifier = own_classifier(model, protocol)
-    name = "digits" if trained_on_digits(model.provenance) else classifier.name
-    return ClassifierScorer(classifier, feature_space=name)
-
-
-def own_classifier(model: DiT, protocol: Protocol) -> Classifier:
-    """The classifier that a protocol names; ``own`` is the one that ships with the model (``UsageError`` without)."""
-    if protocol.classifier != OWN_CLASSIFIER:
-        return load_classifier(protocol.classifier, device=model.device)
-    if model.classifier_dir is None:
-        raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier, and this model has none")
-    return load_classifier(model.classifier_dir, device=model.device)
-
-
-def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer, source: str | None) -> Reference:
-    """Held-out real images of the retained classes, observed through the scorer."""
-    images = held_out_images(model, source)
-    return reference_from_observations(
-        observe(images, scorer=scorer),
-        forget_classes=forget_classes,
-        description=f"{len(images)} real images ({source or 'held-out digits'}) without the erased classes",
-    )
-
-
-def training_features(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer) -> Tensor:
-    """Features of the retained images that the model was trained on, where they are known; else empty."""
-    if not trained_on_digits(model.provenance):
-        return torch.empty(0, 0)
-    return observe(open_source("digits", model), scorer=scorer).without(forget_classes).features
+    return {**record, "asked": asked_for(protocol, judges)}
 
 
 def probe_row(
@@ -207,7 +152,7 @@ def facts_of(config: ErasureConfig) -> dict[str, str]:
 
 def early_stop_score(model: DiT, config: ErasureConfig, protocol: Protocol | None) -> dict[str, float]:
     """Forget and retain accuracy from a few quick samples, the same seeds at every check."""
-    classifier = own_classifier(model, protocol) if protocol else load_classifier(model.classifier_dir)
+    classifier = protocol_classifier(model, protocol) if protocol else load_classifier(model.classifier_dir)
     retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
     shares = {}
     for side, labels in (("forget", config.forget_classes), ("retain", retained)):

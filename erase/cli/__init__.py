@@ -18,6 +18,10 @@ COMMANDS = {
     "compare": "erase.cli.score:compare",
     "methods": "erase.cli.inform:methods",
     "classes": "erase.cli.inform:classes",
+    "cache": "erase.cli.data:cache",
+    "stats": "erase.cli.data:stats",
+    "export": "erase.cli.export:export",
+    "apply": "erase.cli.export:apply",
     "pretrain": "erase.cli.pretrain:pretrain",
     "doctor": "erase.cli.inform:doctor",
 }

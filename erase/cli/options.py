@@ -13,6 +13,7 @@ from pipelines.errors import UsageError
 
 Command = Callable[..., Any]
 DEFAULT_MODEL = "facebook/DiT-XL-2-256"
+JUDGES = "erase judges"  # where a command's context keeps the judge flags
 SETTINGS = "erase settings"  # where a command's context keeps the setting flags
 
 
@@ -71,6 +72,29 @@ def common_options(command: Command) -> Command:
     for option in reversed(flags):
         command = option(command)
     return command
+
+
+def judge_options(command: Command) -> Command:
+    """The flags that say where a protocol finds its judges; ``given_judges`` collects them."""
+    flags = {
+        "--reference": "real images or npz statistics [default: the model's own]",
+        "--classifier": "weights file of the protocol's classifier [default: timm's]",
+        "--inception": "Inception weights [default: $ERASE_INCEPTION, else the cache]",
+    }
+    for name, text in reversed(flags.items()):
+        option = click.option(name, default=None, help=text, expose_value=False, callback=remember_judge)
+        command = option(command)
+    return command
+
+
+def remember_judge(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Keep the place of a judge, None included."""
+    context.meta.setdefault(JUDGES, {})[parameter.name] = value
+
+
+def given_judges() -> dict[str, str | None]:
+    """Where the running command was told to find reference, classifier and Inception."""
+    return dict(click.get_current_context().meta[JUDGES])
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

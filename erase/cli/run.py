@@ -5,7 +5,9 @@ import click
 from . import print_json
 from .options import (
     common_options,
+    given_judges,
     given_settings,
+    judge_options,
     model_option,
     setting_options,
     shown_command,
@@ -21,7 +23,7 @@ from .options import (
 @click.option("--preset", default="default", help="default, or paper: the method's published settings")
 @click.option("--data", default=None, help="image folder, zip, digits, or replay: the model's own samples")
 @click.option("--protocol", default=None, help="paper, full, quick, small, or none to skip scoring [default: by model]")
-@click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
+@judge_options
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
 @setting_options
@@ -32,7 +34,6 @@ def run(
     preset: str,
     data: str | None,
     protocol: str | None,
-    reference: str | None,
     dry_run: bool,
     output: str | None,
     device: str,
@@ -54,8 +55,8 @@ def run(
         options=options,
         output_dir=output,
         protocol=protocol,
-        reference=reference,
         device=device,
+        **given_judges(),
     )
     if dry_run:
         counted = plan.count(asked.config, asked.protocol, asked.device)

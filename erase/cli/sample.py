@@ -35,7 +35,7 @@ def sample(
     as_json: bool,
 ) -> None:
     """Draw CLASS... with seeds SEED, SEED + 1, ... and write one picture, a row for each class."""
-    from erase.api import pick_device
+    from erase.api.devices import pick_device
     from eval.pictures import grid, save_png
     from pipelines.generate import generate_all
     from pipelines.model import load

@@ -7,7 +7,7 @@ import click
 from pipelines.errors import UsageError
 
 from . import print_json
-from .options import DEFAULT_MODEL
+from .options import DEFAULT_MODEL, given_judges, judge_options
 
 
 @click.command(name="eval", short_help="Score an erased model against its original.")
@@ -15,7 +15,7 @@ from .options import DEFAULT_MODEL
 @click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
 @click.option("--original", default=DEFAULT_MODEL, help=f"the model before the erasure [default: {DEFAULT_MODEL}]")
 @click.option("--protocol", default=None, help="paper, full, quick or small [default: by the model]")
-@click.option("--reference", default=None, help="real images to compare samples with [default: the model's own]")
+@judge_options
 @click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
@@ -24,7 +24,6 @@ def score(
     classes: tuple[str, ...],
     original: str,
     protocol: str | None,
-    reference: str | None,
     output: str | None,
     device: str,
     as_json: bool,
@@ -37,7 +36,13 @@ def score(
     from eval.words import headline, ordered_keys, sentence
 
     record = evaluate(
-        model, *classes, original=original, protocol=protocol, reference=reference, device=device, progress=True
+        model,
+        *classes,
+        original=original,
+        protocol=protocol,
+        device=device,
+        progress=True,
+        **given_judges(),
     )
     if output:
         write_record(record, Path(output))

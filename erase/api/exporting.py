@@ -1,0 +1,77 @@
+"""Other forms of an erased model: a checkpoint for the original code, a delta against its base, and back."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipelines.delta import apply_delta, difference, load_delta, save_delta
+from pipelines.errors import UsageError
+from pipelines.files import replace_file
+from pipelines.model import DiT, load, save
+from pipelines.original import to_original, write_companion
+
+from ..card import model_card
+from ..config import erasure_from_dict, read_yaml
+from ..erasure import load_original
+from ..rundir import find_run
+
+FORMATS = ("original", "delta")
+
+
+def export(run: str | Path, output: str | Path, *, form: str) -> Path:
+    """Write the erased model of a run as one file.
+
+    ``form`` is ``original`` (.pt or .safetensors, as the original DiT code names weights) or ``delta`` (.safetensors,
+    what changed; reversible by whoever holds the base). Raises ``UsageError`` for another form or suffix.
+    """
+    folder, path = find_run(run), Path(output)
+    suffixes = {"original": (".pt", ".safetensors"), "delta": (".safetensors",)}
+    if form not in FORMATS:
+        raise UsageError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
+    if path.suffix not in suffixes[form]:
+        raise UsageError(f"--output {path} must end in {' or '.join(suffixes[form])} for --format {form}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--output {path} lies in a folder that does not exist")
+    erased = load(folder.model_dir)
+    if form == "original":
+        write_original(erased, path)
+        return path
+    config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    about = {"base": config.model, "config": config.as_dict()}
+    save_delta(difference(load_original(config, device="cpu").transformer, erased.transformer, about=about), path)
+    return path
+
+
+def write_original(model: DiT, path: Path) -> None:
+    """Write a checkpoint that the original code loads, and ``NAME.json`` with what weights cannot say.
+
+    Raises ``UsageError`` for a model with diffusers' time embedding, which the original code would evaluate otherwise.
+    """
+    if model.time_embedding != "original":
+        raise UsageError(
+            "the model has diffusers' time embedding, which the original code does not compute: its outputs would "
+            "differ by about 1 %; erase with --time-embedding original to export it"
+        )
+    state = to_original(model.transformer)
+    with replace_file(path) as temporary:
+        save_file(state, temporary) if path.suffix == ".safetensors" else torch.save(state, temporary)
+    heads = model.transformer.config.num_attention_heads
+    write_companion(path, num_attention_heads=heads, id2label=model.id2label)
+
+
+def apply(delta_path: str | Path, output: str | Path, *, base: str = "") -> Path:
+    """Rebuild an erased model from its base and a delta, as a diffusers folder.
+
+    ``base`` names the base where it is not the one that the delta remembers. Raises ``UsageError`` for another base.
+    """
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"--output {folder} is not empty; name a new folder")
+    delta = load_delta(Path(delta_path))
+    config = erasure_from_dict({**delta.about["config"], **({"model": base} if base else {})})
+    model = load_original(config, device="cpu")
+    original = model.provenance
+    apply_delta(model.transformer, delta)
+    model.provenance = {"erased": config.as_dict(), "original": original}
+    return save(model, folder, card=model_card(model, config))

@@ -1,0 +1,151 @@
+"""What scores are measured with: the classifier, the feature space and the real images that a protocol asks for."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.features import (
+    INCEPTION,
+    INCEPTION_FILE,
+    INCEPTION_URL,
+    ClassifierScorer,
+    InceptionScorer,
+    Scorer,
+    load_inception,
+)
+from eval.protocol import OWN_CLASSIFIER, Protocol
+from eval.reference import (
+    Reference,
+    load_observations,
+    observe,
+    reference_from_file,
+    reference_from_observations,
+)
+from pipelines.classifier import Classifier, load_classifier
+from pipelines.errors import MissingError, UsageError
+from pipelines.model import DiT
+from pipelines.model_source import classifier_dir, read_provenance
+from pipelines.sources import held_out_images, open_source, trained_on_digits
+
+from ..rundir import cache_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """Where the parts that a protocol names are found; None leaves each to its own place."""
+
+    reference: str | None = None  # folder or archive of real images, or npz statistics; None: the model's own
+    classifier: str | None = None  # weights file of the protocol's classifier; None: timm's
+    inception: str | None = None  # weights file of torch-fidelity; None: $ERASE_INCEPTION, else the cache
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for the record."""
+        return asdict(self)
+
+    @property
+    def inception_path(self) -> Path:
+        """The Inception weights."""
+        named = self.inception or os.environ.get("ERASE_INCEPTION")
+        return Path(named) if named else cache_dir() / INCEPTION_FILE
+
+
+def check_scoring(protocol: Protocol | None, model: str, judges: Judges, *, stop_below: float) -> None:
+    """Refuse a scoring that could only fail after the erasure (``UsageError``, ``MissingError``); loads nothing."""
+    own = classifier_dir(model) is not None
+    if stop_below and not own and (protocol is None or protocol.classifier == OWN_CLASSIFIER):
+        raise UsageError(f"--stop-below {stop_below:g} needs a classifier, and model {model} ships none")
+    if protocol is None:
+        for flag, value in judges.to_dict().items():
+            if value is not None:
+                raise UsageError(f"--{flag} {value} has no effect with --protocol none")
+        return
+    check_classifier(protocol, model, judges, own=own)
+    check_inception(protocol, judges)
+    if judges.reference is None and not trained_on_digits(read_provenance(model)):
+        raise UsageError(
+            "--reference is needed to score this model: a folder or archive of real images by class, or npz statistics"
+        )
+    if judges.reference is not None and not Path(judges.reference).exists() and judges.reference != "digits":
+        raise MissingError(f"--reference {judges.reference} does not exist")
+
+
+def check_classifier(protocol: Protocol, model: str, judges: Judges, *, own: bool) -> None:
+    """Hold the classifier that a protocol names to being there, or at least to a weights file that is."""
+    if protocol.classifier == OWN_CLASSIFIER:
+        if not own:
+            raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier; {model} ships none")
+        if judges.classifier is not None:
+            raise UsageError(f"--classifier {judges.classifier} has no effect: the model's own classifier scores")
+    elif judges.classifier is not None and not Path(judges.classifier).exists():
+        raise MissingError(f"--classifier {judges.classifier} does not exist")
+
+
+def check_inception(protocol: Protocol, judges: Judges) -> None:
+    """Hold a protocol with Inception features to a weights file, and refuse one that nothing reads."""
+    if protocol.features != INCEPTION:
+        if judges.inception is not None:
+            raise UsageError(f"--inception {judges.inception} has no effect with --protocol {protocol.name}")
+    elif not judges.inception_path.exists():
+        raise MissingError(
+            f"--protocol {protocol.name} needs the Inception weights of published FID values: put {INCEPTION_URL} at "
+            f"{judges.inception_path}, or name the file with --inception"
+        )
+
+
+def try_judges(protocol: Protocol | None, judges: Judges) -> None:
+    """Load once what does not come with the model, so that a missing file is known before the erasure."""
+    if protocol is not None and protocol.classifier != OWN_CLASSIFIER:
+        load_classifier(protocol.classifier, weights=judges.classifier)
+    if protocol is not None and protocol.features == INCEPTION:
+        load_inception(judges.inception_path)
+
+
+def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges = Judges()) -> Scorer:
+    """What recognises classes and gives features under a protocol."""
+    classifier = protocol_classifier(model, protocol, judges)
+    if protocol.features == INCEPTION:
+        network = load_inception(judges.inception_path, device=model.device)
+        return InceptionScorer(classifier, network)
+    name = "digits" if trained_on_digits(model.provenance) else classifier.name
+    return ClassifierScorer(classifier, feature_space=name)
+
+
+def protocol_classifier(model: DiT, protocol: Protocol, judges: Judges = Judges()) -> Classifier:
+    """The classifier that a protocol names; ``own`` is the one that ships with the model (``UsageError`` without)."""
+    if protocol.classifier != OWN_CLASSIFIER:
+        return load_classifier(protocol.classifier, weights=judges.classifier, device=model.device)
+    if model.classifier_dir is None:
+        raise UsageError(f"--protocol {protocol.name} scores with the model's own classifier, and this model has none")
+    return load_classifier(model.classifier_dir, device=model.device)
+
+
+def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer, source: str | None) -> Reference:
+    """Real images of the retained classes: observed through the scorer, or statistics from an npz.
+
+    Statistics of ``erase stats make`` keep every image's features, so that the erased classes come out exactly; those
+    of other tools cannot be taken apart, which the description says.
+    """
+    if source is not None and source.endswith(".npz"):
+        observations = load_observations(Path(source), feature_space=scorer.feature_space)
+        if observations is None:
+            return reference_from_file(Path(source), feature_space=scorer.feature_space)
+        name = Path(source).name
+    else:
+        observations = observe(held_out_images(model, source), scorer=scorer)
+        name = source or "held-out digits"
+    return reference_from_observations(
+        observations,
+        forget_classes=forget_classes,
+        description=f"{len(observations.class_labels)} real images ({name}) without the erased classes",
+    )
+
+
+def training_features(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer) -> Tensor:
+    """Features of the retained images that the model was trained on, where they are known; else empty."""
+    if not trained_on_digits(model.provenance):
+        return torch.empty(0, 0)
+    return observe(open_source("digits", model), scorer=scorer).without(forget_classes).features
