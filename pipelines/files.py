@@ -35,11 +35,19 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~current_umask())  # safetensors writes files that only their owner can read
         flush(temporary)
         temporary.replace(path)
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def current_umask() -> int:
+    """The permissions that new files do not get; it can only be read by setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def flush(path: Path) -> None:
@@ -69,6 +77,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
+        for path in temporary.rglob("*"):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~current_umask())
         # The old folder steps aside first: at every moment one of the two is whole.
         retired = temporary.with_name(temporary.name + ".old")
         if folder.exists():

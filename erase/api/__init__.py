@@ -11,11 +11,11 @@ import torch
 from eval.protocol import Protocol, named
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.model import DiT, load, save
-from pipelines.model_source import check_model, classifier_dir, load_classes
+from pipelines.model_source import check_model, classifier_dir, load_classes, original_path, read_provenance
 
 from ..card import model_card
 from ..checkpoint import checkpoint_step
-from ..config import ErasureConfig
+from ..config import ErasureConfig, erasure_from_dict
 from ..configure import configure
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
@@ -167,7 +167,8 @@ def scored(
 def evaluate(
     model: str,
     *classes: str | int,
-    original: str = "digits",
+    original: str = "",
+    vae: str = "",
     protocol: str | Protocol | None = None,
     reference: str | None = None,
     classifier: str | None = None,
@@ -175,15 +176,24 @@ def evaluate(
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """The result record of an erased model (folder, run directory or hub id) against the original it came from."""
+    """The result record of an erased model (run directory, folder, hub id or checkpoint) against its original.
+
+    Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
+    """
+    made = read_provenance(model).get("erased")
+    if not made and not (original and classes):
+        raise UsageError(f"{model} does not say what it was erased from: name its classes and --original")
+    config = erasure_from_dict(made) if made else None
+    original, vae = (original, vae) if original else (config.model, vae or config.vae)
     names = load_classes(original)
-    forget_classes = tuple(names.resolve(query) for query in classes)
+    forget_classes = tuple(names.resolve(query) for query in classes) or config.forget_classes
     found, where = pick_protocol(protocol or None, original), pick_device(device)
     if found is None:
         raise UsageError("--protocol none leaves nothing to evaluate")
     judges = Judges(reference=reference, classifier=classifier, inception=inception)
     check_scoring(found, original, judges, stop_below=0)
-    models = {"original": load(original, device=where), "erased": load(model, device=where)}
+    own_vae = vae if original_path(model) else ""
+    models = {"original": load(original, vae=vae, device=where), "erased": load(model, vae=own_vae, device=where)}
     return score_models(
         models,
         forget_classes,

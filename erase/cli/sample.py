@@ -14,6 +14,7 @@ from .options import model_option
 @click.command(short_help="Draw a picture of any classes.")
 @click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
 @model_option("digits, folder, run directory or hub id")
+@click.option("--vae", default="", help="VAE of an original checkpoint: folder or hub id")
 @click.option("--num-images", type=click.IntRange(1), default=8, help="images of each class [default: 8]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the first image [default: 0]")
 @click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
@@ -25,6 +26,7 @@ from .options import model_option
 def sample(
     classes: tuple[str, ...],
     model: str,
+    vae: str,
     num_images: int,
     seed: int,
     sampler: str,
@@ -49,7 +51,7 @@ def sample(
     if not Path(output).absolute().parent.is_dir():
         raise UsageError(f"--output {output} lies in a folder that does not exist")
 
-    bundle = load(model, device=pick_device(device))
+    bundle = load(model, vae=vae, device=pick_device(device))
     settings = replace(settings, guided_channels=bundle.guided_channels)
     requests = [(label, seed + number) for label in labels for number in range(num_images)]
     images = generate_all(bundle, requests, settings, progress="sampling")

@@ -7,13 +7,14 @@ import click
 from pipelines.errors import UsageError
 
 from . import print_json
-from .options import DEFAULT_MODEL, given_judges, judge_options
+from .options import given_judges, judge_options
 
 
 @click.command(name="eval", short_help="Score an erased model against its original.")
 @click.argument("model")
-@click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
-@click.option("--original", default=DEFAULT_MODEL, help=f"the model before the erasure [default: {DEFAULT_MODEL}]")
+@click.argument("classes", nargs=-1, metavar="[CLASS]...")
+@click.option("--original", default="", help="the model before the erasure [default: the one that MODEL remembers]")
+@click.option("--vae", default="", help="VAE of original checkpoints: folder or hub id")
 @click.option("--protocol", default=None, help="paper, full, quick or small [default: by the model]")
 @judge_options
 @click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
@@ -23,12 +24,13 @@ def score(
     model: str,
     classes: tuple[str, ...],
     original: str,
+    vae: str,
     protocol: str | None,
     output: str | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Score MODEL, from which CLASS... was erased, against the original on identical noise."""
+    """Score MODEL against its original on identical noise; a run of this tool knows its CLASS... and its original."""
     if output and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"--output {output} lies in a folder that does not exist")
     from erase.api import evaluate
@@ -39,6 +41,7 @@ def score(
         model,
         *classes,
         original=original,
+        vae=vae,
         protocol=protocol,
         device=device,
         progress=True,

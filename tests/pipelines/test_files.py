@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import MissingError
-from pipelines.files import check_safetensors, check_weights, read_json, replace_folder, write_json
+from pipelines.files import check_safetensors, check_weights, read_json, replace_file, replace_folder, write_json
 
 
 class TouchOnLoad:
@@ -147,3 +147,26 @@ def test_bin_weights_are_weights(tmp_path: Path) -> None:
 def test_absent_safetensors_are_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"nothing\.safetensors"):
         check_safetensors(tmp_path / "nothing.safetensors")
+
+
+def test_files_get_the_permissions_of_any_other_file(tmp_path: Path) -> None:
+    """safetensors makes files that only their owner can read, which a shared cache or model folder cannot be."""
+    (tmp_path / "plain").touch()
+    with replace_file(tmp_path / "one") as temporary:
+        temporary.touch(0o600)
+    with replace_folder(tmp_path / "folder") as temporary:
+        (temporary / "part").mkdir(0o700)
+        (temporary / "part" / "weights").touch(0o600)
+    plain = (tmp_path / "plain").stat().st_mode & 0o777
+    assert (tmp_path / "one").stat().st_mode & 0o777 == plain
+    assert (tmp_path / "folder" / "part" / "weights").stat().st_mode & 0o777 == plain
+    assert (tmp_path / "folder" / "part").stat().st_mode & 0o055 == (tmp_path / "folder").stat().st_mode & 0o055
+
+
+def test_a_file_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replace_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
