@@ -200,8 +200,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-OWN_OPTIONS = ("seed", "vae", "time_embedding", "fisher_samples", "replay_per_class")  # of ErasureConfig, settable
-UNSAID = {"vae": "", "time_embedding": "own"}  # settings that say nothing at these values
+# Fields of ErasureConfig that a user sets by their own name.
+OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
+               "fisher_samples", "replay_per_class")  # fmt: skip
+UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0}
 WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
 
 
@@ -217,6 +219,9 @@ class ErasureConfig:
     method_options: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: str = option("replay", "image folder, zip, embedded data set, or replay: the model's own samples")
+    retain_images: int = option(0, "a sample of the data, balanced over classes, as retain set; 0 takes all")
+    precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the network; weights and losses stay fp32")
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     replay_per_class: int = option(100, "replayed samples of each class")
     fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
     seed: int = option(0, "seed of every random draw")
@@ -226,6 +231,7 @@ class ErasureConfig:
         check_types(self)
         check_literals(self)
         check_at_least(self, "replay_per_class", 1)
+        check_at_least(self, "retain_images", 0)
         check_at_least(self, "fisher_samples", 1)
 
     def as_dict(self) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
         reasons.setdefault("stop_every", "without --stop-below nothing stops early")
     if not any(need.endswith("fisher") for need in method.needs):
         reasons["fisher_samples"] = f"method {config.method} needs no Fisher diagonal"
+    if config.data == REPLAY or "replay" in method.needs:
+        reasons["retain_images"] = "the retain set is replay, whose size is --replay-per-class"
     if config.data != REPLAY and "replay" not in method.needs:
         reasons["replay_per_class"] = f"--data {config.data} is not {REPLAY}"
     for name in options:

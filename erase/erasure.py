@@ -78,7 +78,10 @@ def run_erasure(
 def load_original(config: ErasureConfig, *, device: torch.device | str) -> DiT:
     """The model that is to be erased from, as its configuration names it."""
     time_embedding = None if config.time_embedding == "own" else config.time_embedding
-    return load(config.model, device=device, vae=config.vae, time_embedding=time_embedding)
+    model = load(config.model, device=device, vae=config.vae, time_embedding=time_embedding)
+    if config.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    return model
 
 
 def prepare(
@@ -91,14 +94,16 @@ def prepare(
     progress: bool,
 ) -> Workspace:
     """Data and everything else that the method needs."""
-    latents = training_latents(
-        model,
-        config.data,
-        cache_dir=cache_dir,
-        replay_per_class=config.replay_per_class,
-        seed=config.seed,
-        progress=progress,
-    )
+    source = {
+        "cache_dir": cache_dir,
+        "replay_per_class": config.replay_per_class,
+        "seed": config.seed,
+        "progress": progress,
+    }
+    latents = training_latents(model, config.data, num_images=config.retain_images, **source)
+    forget = latents.of_classes(list(config.forget_classes))
+    if config.retain_images:  # a sample for the retain set, every image for the forget set
+        forget = training_latents(model, config.data, classes=config.forget_classes, **source)
     kept_latents = latents
     if "replay" in method.needs:
         kept_latents = replay_latents(
@@ -108,10 +113,11 @@ def prepare(
     workspace = Workspace(
         model=model,
         forget_classes=config.forget_classes,
-        forget=nonempty(latents.of_classes(list(config.forget_classes)), "forget", config),
+        forget=nonempty(forget, "forget", config),
         retain=nonempty(kept_latents.of_classes(retained), "retain", config),
         seed=config.seed,
         work_dir=work_dir,
+        precision=config.precision,
         progress=progress,
     )
     add_needs(workspace, latents, kept_latents, config, method.needs, cache_dir=cache_dir)

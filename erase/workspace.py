@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Workspace:
     retain: Latents
     seed: int
     work_dir: Path | None = None  # where a method that does not use the engine keeps its progress
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; weights and losses are fp32
     progress: bool = False  # whether preparations show a bar
     reference: DiT | None = None  # frozen copy of the original
     posterior: PosteriorNetwork | None = None
@@ -72,12 +74,18 @@ class Workspace:
 
     def predict(self, noised: Noised) -> Tensor:
         """Output (B, 2C, H, W) of the model that is being erased."""
-        return self.model.predict(noised.noisy_latents, noised.timesteps, noised.class_labels)
+        with self.autocast():
+            return self.model.predict(noised.noisy_latents, noised.timesteps, noised.class_labels).float()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the network's arithmetic, as a context."""
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     @torch.no_grad()
     def reference_output(self, noised: Noised, class_labels: Tensor) -> Tensor:
         """Output (B, 2C, H, W) of the frozen original under other labels."""
-        return self.reference.predict(noised.noisy_latents, noised.timesteps, class_labels)
+        with self.autocast():
+            return self.reference.predict(noised.noisy_latents, noised.timesteps, class_labels).float()
 
     def denoising(self, noised: Noised) -> DenoisingLoss:
         """The training loss of the model that is being erased, per sample."""

@@ -1,6 +1,8 @@
 """Where training data come from: the embedded digits, images on disk, or the model's own samples."""
 
 import json
+import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +33,30 @@ def check_source(source: str, model: str) -> None:
         raise MissingError(f"--data {source} does not exist; give a folder, a zip, {', '.join(EMBEDDED)} or {REPLAY}")
 
 
-def open_source(source: str, model: DiT) -> ImageSet:
-    """The images of a source that is not replay."""
+def open_source(
+    source: str, model: DiT, *, classes: Sequence[int] = (), num_images: int = 0, seed: int = 0
+) -> ImageSet:
+    """The readable images of a source that is not replay.
+
+    ``classes`` takes those of some classes alone, ``num_images`` a random sample balanced over the classes.
+    """
     if source == "digits":
-        return digits_for(model, "train")
-    return open_images(source, model.classes, image_size=model.image_size).decodable()
+        images = digits_for(model, "train")
+    else:
+        images = open_images(source, model.classes, image_size=model.image_size)
+    if classes:
+        images = images.of_classes(classes)
+    if num_images:
+        images = images.balanced(num_images, seed=seed)
+    return images.decodable()
+
+
+def tell_skipped(images: ImageSet) -> None:
+    """Count and name on stderr the files that were left out."""
+    if images.skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:5])
+        more = f"; and {len(images.skipped) - 5} more" if len(images.skipped) > 5 else ""
+        print(f"left out {len(images.skipped)} of the files found: {first}{more}", file=sys.stderr)
 
 
 def digits_for(model: DiT, split: Literal["train", "held-out"]) -> ImageSet:
@@ -50,14 +71,28 @@ def digits_for(model: DiT, split: Literal["train", "held-out"]) -> ImageSet:
 
 
 def training_latents(
-    model: DiT, source: str, *, cache_dir: Path | None, replay_per_class: int, seed: int, progress: bool
+    model: DiT,
+    source: str,
+    *,
+    cache_dir: Path | None,
+    replay_per_class: int,
+    seed: int,
+    progress: bool,
+    classes: Sequence[int] = (),
+    num_images: int = 0,
 ) -> Latents:
-    """Latents of every class of the model from a source, encoded or sampled once and kept in the cache."""
+    """Latents from a source, encoded or sampled once and kept in the cache.
+
+    ``classes`` and ``num_images`` choose among images as ``open_source`` does; replay is of every class.
+    """
     if source == REPLAY:
-        return replay_latents(model, per_class=replay_per_class, seed=seed, cache_dir=cache_dir, progress=progress)
+        latents = replay_latents(model, per_class=replay_per_class, seed=seed, cache_dir=cache_dir, progress=progress)
+        return latents.of_classes(list(classes)) if classes else latents
     flip = source != "digits"  # a mirrored digit is another sign
-    title = "encoding" if progress else ""
-    return encode_images(model, open_source(source, model), cache_dir=cache_dir, flip=flip, progress=title)
+    images = open_source(source, model, classes=classes, num_images=num_images, seed=seed)
+    if progress:
+        tell_skipped(images)
+    return encode_images(model, images, cache_dir=cache_dir, flip=flip, progress="encoding" if progress else "")
 
 
 def replay_latents(

@@ -1,13 +1,15 @@
 """The plan of a run before anything is loaded: steps, rows, memory, disk and time, counted from configurations."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from eval.protocol import Protocol
+from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders
 from pipelines.files import read_json
 from pipelines.model_source import load_classes, read_provenance, transformer_config, vae_dir
@@ -46,6 +48,7 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         total_flops += posterior_flops(shape, len(names), PosteriorRecipe())
     return {
         "erase": [names[index].name for index in config.forget_classes],
+        "warnings": sibling_warnings(names, config.forget_classes),
         "model": config.model,
         "method": config.method,
         "optimizers": config.engine.optimizers,
@@ -60,6 +63,23 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         "disk_bytes": (trainable + vae_size) * BYTES,
         "estimated_seconds": total_flops / measured_flops(device),
     }
+
+
+def sibling_warnings(names: ClassNames, forget_classes: Sequence[int]) -> list[str]:
+    """One sentence for each retained class whose images often show an erased one: it would train that back in."""
+    return [
+        f"{share:.0%} of the images of {names[other].name} ({other}) also show {names[index].name}: retaining it "
+        f"trains {names[index].name} back in; --also {other} erases both"
+        for index in forget_classes
+        for other, share in names.siblings(index)
+        if other not in forget_classes
+    ]
+
+
+def tell_siblings(config: ErasureConfig) -> None:
+    """The same on stderr, before a run starts."""
+    for sentence in sibling_warnings(load_classes(config.model), config.forget_classes):
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -132,6 +152,7 @@ def text(plan: Mapping[str, Any]) -> str:
             f"rows       {rows} (forward passes of one image; backward counted as two)",
             f"memory     {plan['weights_and_states_bytes'] / 2**30:.2f} GiB of weights, gradients and states",
             f"disk       {plan['disk_bytes'] / 2**30:.2f} GiB",
+            *(f"warning    {sentence}" for sentence in plan["warnings"]),
             f"time       about {duration(plan['estimated_seconds'])} on {plan['device']} ({plan['tflop']:.1f} TFLOP)",
         ]
     )

@@ -24,6 +24,7 @@ from .options import (
 @click.option("--data", default=None, help="image folder, zip, digits, or replay: the model's own samples")
 @click.option("--protocol", default=None, help="paper, full, quick, small, or none to skip scoring [default: by model]")
 @judge_options
+@click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
 @setting_options
@@ -34,6 +35,7 @@ def run(
     preset: str,
     data: str | None,
     protocol: str | None,
+    also: tuple[str, ...],
     dry_run: bool,
     output: str | None,
     device: str,
@@ -48,7 +50,7 @@ def run(
     options = {**given_settings(), **typed(method_options, method_class(method))}
     asked = api.request(
         model,
-        classes,
+        [*classes, *also],
         method=method,
         preset=preset,
         data=data,
@@ -62,5 +64,6 @@ def run(
         counted = plan.count(asked.config, asked.protocol, asked.device)
         print_json(counted) if as_json else click.echo(plan.text(counted))
         return
+    plan.tell_siblings(asked.config)
     result = api.execute(asked, command=shown_command(), progress=True)
     print_json(result.summary()) if as_json else click.echo(result.text())

@@ -223,3 +223,35 @@ def test_data_without_a_class_is_refused(configured, two_classes, tmp_path):
         run_erasure(configured("esd", "zero", "one", data=two_classes, steps=1))
     erased = run_erasure(configured("esd", "zero", data=two_classes, steps=1), cache_dir=tmp_path / "cache")
     assert erased.loop.steps == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def distance(left, right):
+    """Euclidean distance between two sets of weights."""
+    return torch.cat([(left[name] - right[name]).flatten() for name in left]).norm()
+
+
+def test_checkpointed_activations_give_the_same_weights_but_for_rounding(configured, erase_cache):
+    plain = run_erasure(configured("gradient_ascent", steps=3), cache_dir=erase_cache)
+    again = run_erasure(configured("gradient_ascent", steps=3, gradient_checkpointing=True), cache_dir=erase_cache)
+    assert again.model.transformer.gradient_checkpointing and not plain.model.transformer.gradient_checkpointing
+    left, right, start = (weights_of(each) for each in (plain.model, again.model, plain.original))
+    assert distance(left, right) < 0.01 * distance(left, start)
+
+
+def test_bf16_is_another_arithmetic_of_the_same_run(configured, erase_cache):
+    plain = run_erasure(configured("gradient_ascent", steps=3), cache_dir=erase_cache)
+    low = run_erasure(configured("gradient_ascent", steps=3, precision="bf16"), cache_dir=erase_cache)
+    left, right, start = (weights_of(each) for each in (plain.model, low.model, plain.original))
+    assert not same(left, right) and all(each.dtype == torch.float32 for each in right.values())
+    assert 0 < distance(left, right) < 0.3 * distance(left, start)
+
+
+def test_a_sample_of_the_data_is_the_retain_set_and_the_class_is_whole(prepared, two_classes, configured, loaded_dit):
+    config = configured("esd", "zero", data=two_classes, retain_images=2)
+    workspace = prepare(
+        copy.deepcopy(loaded_dit), config, method_of(config), cache_dir=None, work_dir=None, progress=False
+    )
+    assert len(workspace.forget) == 3  # all of zero
+    assert len(workspace.retain) == 1 and workspace.retain.class_labels.tolist() == [1]  # two balanced over two
+    with pytest.raises(UsageError, match="--retain-images 2 has no effect: the retain set is replay"):
+        configured("esd", retain_images=2)

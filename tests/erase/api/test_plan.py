@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from erase.api import plan
 from erase.configure import configure
 from eval.protocol import named
+from pipelines.classes import ClassNames
 from pipelines.files import read_json
 
 CPU = torch.device("cpu")
@@ -127,3 +128,13 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
 )
 def test_durations_are_rough(seconds, words):
     assert plan.duration(seconds) == words
+
+
+def test_a_sibling_that_is_retained_is_named_before_the_run():
+    """ReaL labels: most images of a projectile show a missile."""
+    names = ClassNames.imagenet()
+    missile, projectile = names.resolve("657"), names.resolve("projectile")
+    (sentence,) = plan.sibling_warnings(names, (missile,))
+    assert sentence.startswith("83% of the images of projectile (744) also show missile") and "--also 744" in sentence
+    assert plan.sibling_warnings(names, (missile, projectile)) == []
+    assert plan.sibling_warnings(ClassNames(["three", "four"]), (0,)) == []
