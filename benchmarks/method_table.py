@@ -39,8 +39,10 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
-    parser.add_argument("methods", nargs="*", choices=[*method_names(), []], help="[default: every method]")
+    parser.add_argument("methods", nargs="*", help="[default: every method]")
     arguments = parser.parse_args()
+    if unknown := set(arguments.methods) - set(method_names()):
+        parser.error(f"no method is called {', '.join(sorted(unknown))}: there are {', '.join(method_names())}")
     path, jobs = RESULTS / "method_table.jsonl", {method: job(method) for method in (ORIGINAL, *method_names())}
     wanted = {ORIGINAL, *(arguments.methods or method_names())}
     run_jobs(
