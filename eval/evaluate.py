@@ -191,13 +191,41 @@ def forget_accuracy(
     model: DiT, class_label: int, *, protocol: Protocol, scorer: Scorer, num_images: int, batch_size: int = 250
 ) -> tuple[Value, Tensor]:
     """Share of a class's first images that the classifier calls that class, and the first eight of them."""
-    requests = [(class_label, image_seed(protocol.first_seed, class_label, number)) for number in range(num_images)]
-    hits, pictures = 0, []
-    for images, _ in generate(model, requests, protocol.sampler_settings(), batch_size=batch_size):
+    return class_share(
+        model, class_label, drawn_as=class_label, protocol=protocol, scorer=scorer, num_images=num_images,
+        batch_size=batch_size,
+    )  # fmt: skip
+
+
+def class_share(
+    model: DiT,
+    class_label: int,
+    *,
+    drawn_as: int,
+    protocol: Protocol,
+    scorer: Scorer,
+    num_images: int,
+    batch_size: int = 250,
+    first: int = 0,
+) -> tuple[Value, Tensor]:
+    """Share of images drawn under the label ``drawn_as`` that the classifier calls ``class_label``, and eight of them.
+
+    ``first`` is the number of the first image of the label; the null class is a label like any other.
+    """
+    requests = [(drawn_as, image_seed(protocol.first_seed, drawn_as, first + number)) for number in range(num_images)]
+    drawn = generate(model, requests, protocol.sampler_settings(), batch_size=batch_size)
+    return images_share((images for images, _ in drawn), class_label, scorer=scorer)
+
+
+def images_share(drawn: Iterable[Tensor], class_label: int, *, scorer: Scorer) -> tuple[Value, Tensor]:
+    """Share of uint8 images (B, 3, H, W) that the classifier calls a class, and the first eight of them."""
+    hits, count, pictures = 0, 0, []
+    for images in drawn:
         logits, _ = scorer.logits_and_features(images)
         hits += int((logits.isfinite().all(1) & (logits.argmax(1) == class_label)).sum())
+        count += len(images)
         pictures.append(images[:8])
-    return share(hits, num_images), torch.cat(pictures)[:8]
+    return share(hits, count), torch.cat(pictures)[:8]
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,51 @@ from torch import Tensor, nn
 
 from pipelines.embedding import label_table, set_label_row
 from pipelines.errors import UsageError
+from pipelines.latents import Latents
 from pipelines.model import DiT
 
 from . import probes
 from .features import Scorer
 from .protocol import Protocol
 from .values import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much an attack may spend; steps are the counted ones, the last is where it ends."""
+
+    name: str
+    screening_images: int  # for each candidate that is only compared
+    inversion_steps: tuple[int, ...]
+    inversion_images: int
+    inversion_starts: int
+    relearning_steps: tuple[int, ...]
+    relearning_images: int
+    retained_images: int
+
+
+AMOUNTS = {
+    "quick": Amount(
+        name="quick",
+        screening_images=20,
+        inversion_steps=(50, 150),
+        inversion_images=100,
+        inversion_starts=1,
+        relearning_steps=(5, 10, 20),
+        relearning_images=10,
+        retained_images=500,
+    ),
+    "full": Amount(
+        name="full",
+        screening_images=50,
+        inversion_steps=(50, 100, 200, 400),
+        inversion_images=1000,
+        inversion_starts=3,
+        relearning_steps=(5, 10, 20, 50, 100),
+        relearning_images=10,
+        retained_images=1000,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +68,14 @@ class Budget:
     scorer: Scorer  # recognises the class
     num_images: int = 250  # for each measured accuracy
     batch_size: int = 250
+    amount: Amount = AMOUNTS["quick"]
+    images: Latents | None = None  # of all classes, that the attacker has; None: none
+    seed: int = 0
+
+    @property
+    def unguided(self) -> Protocol:
+        """The protocol without guidance, for samples that have no label to be guided to."""
+        return replace(self.protocol, guidance_scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ MODELS = ("original", "erased")
 ROW_NAMES = {
     "original": "Original model",
     "embedding_reset": "Embedding reset (trivial baseline)",
+    "retrained": "Retrained without the class (floor)",
     "erased": "Erased model",
     "control": "Erased model, the retained class “{control}”",
 }

@@ -100,17 +100,29 @@ def check_steps(schedule: NoiseSchedule, settings: SamplerSettings) -> None:
 
 
 @torch.no_grad()
-def sample_latents(model: "DiT", class_labels: Tensor, seeds: Sequence[int], settings: SamplerSettings) -> Tensor:
-    """Latents (B, C, H, W) for class labels (B,), image j from the noise of ``seeds[j]`` alone."""
+def sample_latents(
+    model: "DiT",
+    class_labels: Tensor,
+    seeds: Sequence[int],
+    settings: SamplerSettings,
+    *,
+    finisher: "DiT | None" = None,
+    switch: int = 0,
+) -> Tensor:
+    """Latents (B, C, H, W) for class labels (B,), image j from the noise of ``seeds[j]`` alone.
+
+    With a ``finisher`` the model takes the first ``switch`` steps and the finisher the others.
+    """
     scheduler = build_scheduler(model.noise_schedule, settings)
     class_labels = class_labels.to(model.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     latents = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
     extra = {"generator": generators} if settings.sampler == "ddpm" else {}
 
-    for timestep in scheduler.timesteps:
+    for number, timestep in enumerate(scheduler.timesteps):
+        acting = model if finisher is None or number < switch else finisher
         model_input = scheduler.scale_model_input(latents, timestep)
-        output = guided_output(model, model_input, timestep, class_labels, settings)
+        output = guided_output(acting, model_input, timestep, class_labels, settings)
         if settings.sampler != "ddpm":
             output = output.chunk(2, dim=1)[0]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample

@@ -25,6 +25,8 @@ from .judging import Judges, check_scoring, protocol_scorer, try_judges
 from .result import Result
 from .scoring import early_stop_score, preview_grid, score_models, score_run
 
+DEFAULT_METHOD = "retain_posterior"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -41,7 +43,7 @@ def request(
     model: str,
     classes: Sequence[str | int],
     *,
-    method: str = "retain_posterior",
+    method: str = DEFAULT_METHOD,
     preset: str = "default",
     data: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -69,7 +71,7 @@ def request(
 def run(
     model: str,
     *classes: str | int,
-    method: str = "retain_posterior",
+    method: str = DEFAULT_METHOD,
     preset: str = "default",
     data: str | None = None,
     options: Mapping[str, Any] | None = None,

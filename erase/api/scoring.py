@@ -11,6 +11,7 @@ from eval.features import Scorer
 from eval.pictures import grid, save_png
 from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
+from eval.recovery import recovery
 from eval.report import pictured_classes, write_report
 from pipelines.classifier import load_classifier
 from pipelines.generate import generate_all
@@ -51,17 +52,18 @@ def score_run(
     )
     found = probe_row(original, erased, config, record, protocol=protocol, scorer=scorer)
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
+    record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
     record["config"] = config.as_dict()
 
     write_record(record, folder.results_path)
-    show(models, record, found, config, folder, protocol=protocol, command=command)
+    show(models, record, {PROBE: found}, config, folder, protocol=protocol, command=command)
     return record
 
 
 def show(
     models: Mapping[str, DiT],
     record: Mapping[str, Any],
-    found: Mapping[str, ProbeResult],
+    found: Mapping[str, Mapping[str, ProbeResult]],
     config: ErasureConfig,
     folder: RunDir,
     *,
@@ -81,7 +83,7 @@ def show(
         history=folder.read_metrics(),
         command=command,
         facts=facts_of(config),
-        probes={PROBE: found},
+        probes=found,
     )
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "erase.cli.run:run",
     "sample": "erase.cli.sample:sample",
     "eval": "erase.cli.score:score",
+    "probe": "erase.cli.probe:probe",
     "compare": "erase.cli.score:compare",
     "methods": "erase.cli.inform:methods",
     "classes": "erase.cli.inform:classes",

@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
@@ -14,6 +14,7 @@ from pipelines.errors import UsageError
 Command = Callable[..., Any]
 DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 JUDGES = "erase judges"  # where a command's context keeps the judge flags
+REQUEST = "erase request"  # where it keeps method, preset, data and protocol
 SETTINGS = "erase settings"  # where a command's context keeps the setting flags
 
 
@@ -81,8 +82,24 @@ def judge_options(command: Command) -> Command:
         "--classifier": "weights file of the protocol's classifier [default: timm's]",
         "--inception": "Inception weights [default: $ERASE_INCEPTION, else the cache]",
     }
+    return collected(command, flags, remember_judge)
+
+
+def request_options(command: Command) -> Command:
+    """The flags that say what is erased how and scored how; ``given_request`` collects them."""
+    flags = {
+        "--method": "`erase methods` lists them [default: retain_posterior]",
+        "--preset": "default, or paper: the method's published settings",
+        "--data": "image folder, zip, digits, or replay: the model's own samples",
+        "--protocol": "paper, full, quick, small, or none to skip scoring [default: by model]",
+    }
+    return collected(command, flags, remember_request)
+
+
+def collected(command: Command, flags: Mapping[str, str], callback: Callable[..., None]) -> Command:
+    """A command with flags that a callback keeps in its context instead of its parameters."""
     for name, text in reversed(flags.items()):
-        option = click.option(name, default=None, help=text, expose_value=False, callback=remember_judge)
+        option = click.option(name, default=None, help=text, expose_value=False, callback=callback)
         command = option(command)
     return command
 
@@ -92,9 +109,21 @@ def remember_judge(context: click.Context, parameter: click.Parameter, value: st
     context.meta.setdefault(JUDGES, {})[parameter.name] = value
 
 
+def remember_request(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Keep a request flag that was given; the others have the defaults of the Python interface."""
+    asked = context.meta.setdefault(REQUEST, {})
+    if value is not None:
+        asked[parameter.name] = value
+
+
 def given_judges() -> dict[str, str | None]:
     """Where the running command was told to find reference, classifier and Inception."""
     return dict(click.get_current_context().meta[JUDGES])
+
+
+def given_request() -> dict[str, str]:
+    """Method, preset, data and protocol as far as the running command was given them."""
+    return dict(click.get_current_context().meta[REQUEST])
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -2,13 +2,17 @@
 
 import click
 
+from pipelines.errors import UsageError
+
 from . import print_json
 from .options import (
     common_options,
     given_judges,
+    given_request,
     given_settings,
     judge_options,
     model_option,
+    request_options,
     setting_options,
     shown_command,
     split_arguments,
@@ -19,23 +23,18 @@ from .options import (
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Erase classes, score, report.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CLASS... [--METHOD-OPTION VALUE]...")
 @model_option("digits, folder or hub id")
-@click.option("--method", default="retain_posterior", help="`erase methods` lists them [default: retain_posterior]")
-@click.option("--preset", default="default", help="default, or paper: the method's published settings")
-@click.option("--data", default=None, help="image folder, zip, digits, or replay: the model's own samples")
-@click.option("--protocol", default=None, help="paper, full, quick, small, or none to skip scoring [default: by model]")
+@request_options
 @judge_options
 @click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
+@click.option("--gate", default="", help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
 @setting_options
 def run(
     arguments: tuple[str, ...],
     model: str,
-    method: str,
-    preset: str,
-    data: str | None,
-    protocol: str | None,
     also: tuple[str, ...],
+    gate: str,
     dry_run: bool,
     output: str | None,
     device: str,
@@ -44,20 +43,22 @@ def run(
     """Erase CLASS... (index, wnid or name); options of the method are flags too, see `erase methods NAME`."""
     from erase import api
     from erase.api import plan
+    from erase.api.probing import hold_gates
     from erase.method import method_class
+    from eval.gates import parse_gates
 
+    request, gates = given_request(), parse_gates(gate) if gate else []
+    if gates and request.get("protocol") == "none":
+        raise UsageError(f"--gate {gate!r} needs scores, and --protocol none makes none")
     classes, method_options = split_arguments(arguments)
-    options = {**given_settings(), **typed(method_options, method_class(method))}
+    kind = method_class(request.get("method", api.DEFAULT_METHOD))
     asked = api.request(
         model,
         [*classes, *also],
-        method=method,
-        preset=preset,
-        data=data,
-        options=options,
+        options={**given_settings(), **typed(method_options, kind)},
         output_dir=output,
-        protocol=protocol,
         device=device,
+        **request,
         **given_judges(),
     )
     if dry_run:
@@ -67,3 +68,4 @@ def run(
     plan.tell_siblings(asked.config)
     result = api.execute(asked, command=shown_command(), progress=True)
     print_json(result.summary()) if as_json else click.echo(result.text())
+    hold_gates(result, gates, device=device, progress=True)

@@ -12,6 +12,7 @@ from eval.protocol import named
 from eval.reference import observe, reference_from_observations
 from pipelines.classifier import Classifier
 from pipelines.diffusion import NoiseSchedule
+from pipelines.latents import Latents
 
 torch.set_num_threads(1)
 NUM_CLASSES, SIZE, SPREAD = 5, 4, 0.25
@@ -55,7 +56,7 @@ class ToyDiT:
         self.provenance = {"source": "toy"}
 
     def predict(self, latents, timesteps, class_labels):
-        mean = self.transformer.means.detach()[class_labels].view(-1, *self.latent_shape)
+        mean = self.transformer.means[class_labels].view(-1, *self.latent_shape)
         abar = self.alphas_cumprod[timesteps][:, None, None, None]
         shrink = SPREAD**2 * abar.sqrt() / (SPREAD**2 * abar + 1 - abar)
         denoised = mean + shrink * (latents - abar.sqrt() * mean)
@@ -103,6 +104,12 @@ class RealImages:
         return self.pixels[indices]
 
 
+def latents_of(images: RealImages) -> Latents:
+    """Pixels as latents, for attackers who own images."""
+    mean = ((images.pixels.float() - 128) / GREY)[:, None]
+    return Latents(mean=mean, std=torch.zeros_like(mean), class_labels=images.labels)
+
+
 @pytest.fixture(scope="session")
 def toy():
     """The untouched model with its classifier, protocol and held-out reference for class 3."""
@@ -118,6 +125,7 @@ def toy():
         observations=observations,
         reference=reference,
         training=observe(RealImages(means, 60, 2), scorer=scorer),
+        latents=latents_of(RealImages(means, 60, 2)),
         protocol=named("small"),
     )
 

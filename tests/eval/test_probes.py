@@ -2,20 +2,27 @@
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
-from eval.probe import Budget, embedding_reset, label_row, label_tables, load_probe, probe_names, run_probe
+from eval.probe import AMOUNTS, Budget, embedding_reset, label_row, label_tables, load_probe, probe_names, run_probe
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.errors import UsageError
+
+SHORT = replace(
+    AMOUNTS["quick"], screening_images=4, inversion_steps=(20, 60), inversion_images=30, relearning_steps=(5, 40)
+)
 
 
 @pytest.fixture
 def budget(toy, original):
-    return Budget(original=original, protocol=toy.protocol, scorer=toy.scorer, num_images=12)
+    return Budget(
+        original=original, protocol=toy.protocol, scorer=toy.scorer, num_images=12, amount=SHORT, images=toy.latents
+    )
 
 
 def weights_of(model):
@@ -93,3 +100,60 @@ def test_rows_of_a_real_transformer_come_back_tied_or_not(tied):
     with label_row(model, 2, torch.zeros(16)):
         assert all(table[2].eq(0).all() for table in label_tables(transformer))
     assert all(torch.equal(before[key], tensor) for key, tensor in transformer.state_dict().items())
+
+
+def values(name, model, budget, label=3):
+    """Value and detail of one probe."""
+    found = load_probe(name)(model, label, budget)
+    return found.value, found.detail
+
+
+def test_a_hidden_row_is_found_by_inversion_and_by_relearning(budget, erased, monkeypatch):
+    """The toy's weights are its rows: learning a row brings the class back whole."""
+    from eval.probes import embedding_inversion, relearning
+
+    monkeypatch.setattr(embedding_inversion, "LEARNING_RATE", 0.1)
+    monkeypatch.setattr(relearning, "LEARNING_RATE", 0.1)
+    for name in ("embedding_inversion", "relearning"):
+        value, detail = values(name, erased, budget)
+        assert value > 0.9, name
+        (curve,) = detail.get("curves") or [detail["curve"]]
+        assert [step for step, _ in curve] == list(SHORT.inversion_steps if "inv" in name else SHORT.relearning_steps)
+
+
+def test_relearning_on_other_classes_does_not_move_the_toys_erased_row(budget, erased):
+    value, detail = values("relearning_retained", erased, budget)
+    assert value == 0 and detail["images"] == 4 * 60
+
+
+def test_mixing_reaches_a_class_between_its_neighbours_and_none_that_is_not(budget, original):
+    assert values("label_mixing", original, budget)[0] == 1
+    far = copy.deepcopy(original)
+    rows = far.transformer.means.data
+    rows[3] = rows[4]
+    assert values("label_mixing", far, budget)[0] < 0.3
+    near = copy.deepcopy(original)
+    near.transformer.means.data[3] = rows[1]
+    near.transformer.means.data[5] = 2 * original.transformer.means.data[3] - rows[1]  # half way lies class 3
+    value, detail = values("label_mixing", near, budget)
+    assert value > 0.9 and "own" in detail["mix"] and "null" in detail["mix"]
+
+
+def test_unconditional_samples_are_counted_as_the_class(budget, original):
+    always = copy.deepcopy(original)
+    always.transformer.means.data[5] = always.transformer.means.data[3]
+    assert values("unconditional_mass", always, budget)[0] == 1
+    never = copy.deepcopy(original)
+    never.transformer.means.data[5] = never.transformer.means.data[1]
+    assert values("unconditional_mass", never, budget)[0] == 0
+
+
+def test_completion_gives_the_class_only_to_a_model_that_finishes_it(budget, original, erased):
+    assert values("completion", original, budget)[0] == 1
+    assert values("completion", erased, budget)[0] < 0.2
+
+
+def test_an_attack_that_needs_images_says_so(budget, erased):
+    for name in ("embedding_inversion", "relearning"):
+        with pytest.raises(UsageError, match="needs images of the class"):
+            load_probe(name)(erased, 3, replace(budget, images=None))

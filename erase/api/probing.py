@@ -1,0 +1,157 @@
+"""``erase probe``: attacks on a finished run, each outcome kept, so that nothing is attacked twice."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from eval.evaluate import read_record, write_record
+from eval.gates import Gate, failed_gates
+from eval.probe import AMOUNTS, Amount, Budget, ProbeResult, embedding_reset, load_probe, probe_names
+from eval.protocol import Protocol
+from eval.recovery import recovery
+from pipelines.delta import weights_sha256
+from pipelines.errors import GateFailedError, MissingError, UsageError
+from pipelines.files import is_safetensors
+from pipelines.model import DiT, load
+from pipelines.progress import bar_of
+from pipelines.sources import training_latents
+from pipelines.tensor_file import load_tensors, save_tensors
+
+from ..config import erasure_from_dict, read_yaml
+from ..erasure import load_original
+from ..interrupt import stoppable
+from ..rundir import cache_dir, find_run
+from .devices import pick_device
+from .judging import Judges, protocol_scorer
+from .result import Result
+from .scoring import PROBE, show
+
+KIND = "dit-erase probe 1"
+
+
+def probe(
+    run: str | Path,
+    *,
+    probes: Sequence[str] = (),
+    budget: str = "quick",
+    data: str | None = None,
+    retrained: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Attack the erased model of a scored run beside its controls; returns the result record with the outcomes.
+
+    ``probes`` names files of ``eval/probes``, none means all; ``retrained`` is a model of
+    ``erase pretrain --without CLASS``, the floor of each recovery; ``data`` are the attacker's images, those of the run
+    unless named. Outcomes are kept in the cache by model, attack and budget. Raises ``UsageError`` for an unknown name
+    and ``MissingError`` for a run without scores.
+    """
+    folder, names = find_run(run), tuple(dict.fromkeys((PROBE, *(probes or probe_names()))))
+    for name in names:
+        load_probe(name)
+    if budget not in AMOUNTS:
+        raise UsageError(f"--budget {budget!r} is not one of {', '.join(AMOUNTS)}")
+    if not folder.results_path.exists():
+        raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
+    record = read_record(folder.results_path)
+    config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    where = pick_device(device)
+    original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
+    subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
+    with stoppable("probing"):
+        budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
+        found = attack(names, subjects, record, config.forget_classes[0], budgeted, progress=progress)
+        record["probes"] = {name: {who: each.to_dict() for who, each in rows.items()} for name, rows in found.items()}
+        record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
+        record["probe_budget"] = asdict(AMOUNTS[budget])
+        write_record(record, folder.results_path)
+        models = {"original": original, "erased": erased}
+        show(models, record, found, config, folder, protocol=budgeted.protocol, command=f"erase probe {run}")
+    return record
+
+
+def hold_gates(result: Result, gates: Sequence[Gate], *, device: str, progress: bool) -> None:
+    """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first."""
+    record, wanted = result.scores, probes_for(gates)
+    if set(wanted) - set(record.get("recovery", {})):
+        record = probe(result.run_dir, probes=wanted, device=device, progress=progress)
+    if failures := failed_gates(list(gates), record):
+        raise GateFailedError("; ".join(failures))
+
+
+def probes_for(gates: Sequence[Gate]) -> list[str]:
+    """The probes whose outcome some gates need, beside the one of every run."""
+    return [gate.probe for gate in gates if gate.probe not in (None, PROBE)]
+
+
+def models_of(original: DiT, erased: DiT, forget_class: int, *, retrained: str | None, device: Any) -> dict[str, DiT]:
+    """Everything that is attacked, by the name of its row."""
+    subjects = {"original": original, "embedding_reset": embedding_reset(original, forget_class)}
+    if retrained is not None:
+        subjects["retrained"] = load(retrained, device=device)
+    return {**subjects, "erased": erased}
+
+
+def budget_of(
+    original: DiT, record: Mapping[str, Any], config: Any, *, amount: Amount, data: str | None, progress: bool
+) -> Budget:
+    """What the attacker has, under the protocol that scored the run."""
+    asked = dict(record["asked"])
+    protocol = Protocol(**asked.pop("protocol"))
+    images = training_latents(
+        original, data or config.data, cache_dir=cache_dir(), replay_per_class=config.replay_per_class,
+        seed=config.seed, progress=progress,
+    )  # fmt: skip
+    scorer = protocol_scorer(original, protocol, Judges(**asked))
+    return Budget(original=original, protocol=protocol, scorer=scorer, amount=amount, images=images, seed=config.seed)
+
+
+def attack(
+    names: Sequence[str],
+    subjects: Mapping[str, DiT],
+    record: Mapping[str, Any],
+    forget_class: int,
+    budget: Budget,
+    *,
+    progress: bool,
+) -> dict[str, dict[str, ProbeResult]]:
+    """Every probe on every subject, and on a retained class of the erased model as control."""
+    others = [index for index in range(budget.original.num_classes) if index not in record["forget_classes"]]
+    control = next(iter(record.get("neighbours") or others))
+    targets = [(who, model, forget_class) for who, model in subjects.items()]
+    targets.append(("control", subjects["erased"], control))
+    found: dict[str, dict[str, ProbeResult]] = {}
+    with bar_of(len(names) * len(targets), "probing", unit="attack", shown=progress) as bar:
+        for name in names:
+            found[name] = {}
+            for who, model, label in targets:
+                bar.set_postfix_str(f"{name} on {who}", refresh=True)
+                found[name][who] = kept_attack(name, model, label, budget)
+                bar.update()
+    return found
+
+
+def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> ProbeResult:
+    """One attack, from the cache where the same was made before."""
+    path = cache_dir() / "probes" / f"{name}-{attack_key(name, model, class_label, budget)}.safetensors"
+    if is_safetensors(path):
+        tensors, facts = load_tensors(path, kind=KIND)
+        return ProbeResult(pictures=tensors["pictures"], **facts)
+    result = load_probe(name)(model, class_label, budget)
+    save_tensors(path, {"pictures": result.pictures}, kind=KIND, metadata={**result.to_dict(), "detail": result.detail})
+    return result
+
+
+def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
+    """Twelve hex digits of everything that an outcome depends on."""
+    facts = [name, class_label, weights_sha256(model.transformer), weights_sha256(budget.original.transformer),
+             budget.protocol.to_dict(), budget.scorer.name, asdict(budget.amount), budget.num_images,
+             budget.seed]  # fmt: skip
+    digest = sha256(json.dumps(facts, sort_keys=True).encode())
+    if budget.images is not None:
+        for tensor in (budget.images.mean, budget.images.std, budget.images.class_labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

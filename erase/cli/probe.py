@@ -1,0 +1,35 @@
+"""``erase probe``: is the class gone, or only hidden?"""
+
+import click
+
+from . import print_json
+
+
+@click.command(short_help="Attack an erased model: is the class gone, or only hidden?")
+@click.argument("run")
+@click.argument("probes", nargs=-1, metavar="[PROBE]...")
+@click.option("--budget", default="quick", help="quick or full [default: quick]")
+@click.option("--data", default=None, help="the attacker's images [default: those of the run]")
+@click.option("--retrained", default=None, help="model of `erase pretrain --without CLASS`, the floor of recovery")
+@click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
+@click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
+def probe(
+    run: str,
+    probes: tuple[str, ...],
+    budget: str,
+    data: str | None,
+    retrained: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Attack the erased model of RUN with PROBE... (all unless named) and put what came back into its report."""
+    from erase.api.probing import probe as attack
+    from eval.recovery import verdict
+
+    record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
+    if as_json:
+        print_json({"probes": record["probes"], "recovery": record["recovery"], "budget": record["probe_budget"]})
+        return
+    for name, rows in record["probes"].items():
+        values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())
+        click.echo(f"{name.replace('_', ' ')}: {verdict(record['recovery'][name])} ({values})")

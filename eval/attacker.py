@@ -1,0 +1,54 @@
+"""What an attacker owns and how it trains: images as latents, seeded batches, the denoising loss, Adam."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.diffusion import denoising_loss, draw_noise
+from pipelines.latents import Latents
+from pipelines.model import DiT
+from pipelines.randomness import epoch_indices, generator
+
+
+def owned(images: Latents, class_labels: Sequence[int], *, num_images: int, seed: int) -> Latents:
+    """``num_images`` random images of some classes: what an attacker has found; all where there are no more."""
+    members = images.of_classes(list(class_labels))
+    order = torch.randperm(len(members), generator=generator(seed, "attacker images"))
+    return members.subset(order[:num_images].sort().values)
+
+
+def batch_loss(model: DiT, images: Latents, step: int, *, batch_size: int, seed: int) -> Tensor:
+    """The denoising loss () of batch number ``step`` under the images' own labels, a function of its arguments."""
+    indices = epoch_indices(len(images), batch_size, step, seed=seed, stream="attacker order")
+    draws = generator(seed, "attacker noise", step)
+    x0, labels = images.draw(indices, generator=draws).to(model.device), images.class_labels[indices].to(model.device)
+    noised = draw_noise(model.noise_schedule, x0, labels, generator=draws)
+    output = model.predict(noised.noisy_latents, noised.timesteps, noised.class_labels)
+    return denoising_loss(model.noise_schedule, output, noised).denoising.mean()
+
+
+def trainable_copy(model: DiT) -> DiT:
+    """A copy whose weights an attacker may change."""
+    copied = copy.copy(model)
+    copied.transformer = copy.deepcopy(model.transformer).requires_grad_(True)
+    return copied
+
+
+def adam_steps(
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[int], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    first: int = 0,
+    optimizer: torch.optim.Adam | None = None,
+) -> torch.optim.Adam:
+    """Steps ``first`` to ``steps`` of Adam on ``loss(step)``; hand the optimizer back in to go on."""
+    optimizer = optimizer or torch.optim.Adam(parameters, lr=learning_rate)
+    for step in range(first, steps):
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+    return optimizer

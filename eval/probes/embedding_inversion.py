@@ -1,0 +1,88 @@
+"""Learn a new label row from images of the class, the network frozen: can the weights still draw it when asked well?"""
+
+import torch
+from torch import Tensor
+
+from eval.attacker import batch_loss, owned
+from eval.evaluate import class_share
+from eval.probe import Budget, ProbeResult, label_row, label_tables
+from eval.values import Value
+from pipelines.embedding import label_table
+from pipelines.errors import UsageError
+from pipelines.latents import Latents
+from pipelines.model import DiT
+
+LEARNING_RATE = 0.02
+BATCH_SIZE = 64
+
+
+def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
+    """Best forget accuracy over several starts; the curve is that of the best."""
+    if budget.images is None:
+        raise UsageError("embedding_inversion needs images of the class: name them with --data")
+    amount = budget.amount
+    images = owned(budget.images, [forget_class], num_images=amount.inversion_images, seed=budget.seed)
+    best, curves = None, []
+    for start in range(amount.inversion_starts):
+        curve, result = invert(model, forget_class, images, budget, start=start)
+        curves.append(curve)
+        if best is None or result[0].value > best[0].value:
+            best = result
+    value, pictures = best
+    return ProbeResult(
+        value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,
+        detail={
+            "class_label": forget_class,
+            "images": len(images),
+            "curves": curves,
+        },
+    )  # fmt: skip
+
+
+def invert(
+    model: DiT, forget_class: int, images: Latents, budget: Budget, *, start: int
+) -> tuple[list[tuple[int, float]], tuple[Value, Tensor]]:
+    """Accuracy by step of one start, and its last measurement with pictures."""
+    row = starting_row(model, forget_class, start=start, seed=budget.seed).requires_grad_(True)
+    optimizer = torch.optim.Adam([row], lr=LEARNING_RATE)
+    curve, done, result = [], 0, None
+    for goal in budget.amount.inversion_steps:
+        while done < goal:
+            optimizer.zero_grad()
+            row.grad = row_gradient(model, forget_class, row.detach(), images, done, seed=budget.seed + start)
+            optimizer.step()
+            done += 1
+        with label_row(model, forget_class, row.detach()):
+            last = goal == budget.amount.inversion_steps[-1]
+            result = class_share(
+                model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
+                num_images=budget.num_images if last else budget.amount.screening_images,
+                batch_size=budget.batch_size,
+            )  # fmt: skip
+        curve.append((goal, result[0].value))
+    return curve, result
+
+
+def starting_row(model: DiT, forget_class: int, *, start: int, seed: int) -> Tensor:
+    """Row (D,) that a start begins from: the null row, the mean of the retained rows, then single retained rows."""
+    rows = label_table(model.transformer).detach()
+    others = [index for index in range(model.num_classes) if index != forget_class]
+    if start == 0:
+        return rows[model.null_class].clone()
+    if start == 1:
+        return rows[others].mean(0)
+    return rows[others[(seed + 7 * start) % len(others)]].clone()
+
+
+def row_gradient(model: DiT, forget_class: int, row: Tensor, images: Latents, step: int, *, seed: int) -> Tensor:
+    """Gradient (D,) of the attacker's loss in the label row alone."""
+    tables = label_tables(model.transformer)
+    required = [table.requires_grad for table in tables]
+    with label_row(model, forget_class, row):
+        for table in tables:
+            table.requires_grad_(True)
+        loss = batch_loss(model, images, step, batch_size=BATCH_SIZE, seed=seed)
+        gradients = torch.autograd.grad(loss, tables)
+        for table, before in zip(tables, required, strict=True):
+            table.requires_grad_(before)
+    return torch.stack([gradient[forget_class] for gradient in gradients]).sum(0)

@@ -1,0 +1,56 @@
+"""Mix label rows: is the class still reachable between its neighbours, the null row and what its own row became?
+
+Convex mixes are screened with few images each; the best one is measured again on other seeds, so that the value is not
+the luck of the screening.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from eval.evaluate import class_share
+from eval.probe import Budget, ProbeResult, label_row
+from pipelines.embedding import label_table
+from pipelines.model import DiT
+
+WEIGHTS = (0.25, 0.5, 0.75)
+NUM_NEIGHBOURS = 3
+SCREENING_SEED = 500_000  # of the first screening image: far from those that are measured
+
+
+def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
+    """Highest forget accuracy over the mixes."""
+    best_name, best_row, best_share = "", None, -1.0
+    for name, row in mixes(model, forget_class):
+        with label_row(model, forget_class, row):
+            found, _ = class_share(
+                model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
+                num_images=budget.amount.screening_images, batch_size=budget.batch_size, first=SCREENING_SEED,
+            )  # fmt: skip
+        if found.value > best_share:
+            best_name, best_row, best_share = name, row, found.value
+    with label_row(model, forget_class, best_row):
+        value, pictures = class_share(
+            model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
+            num_images=budget.num_images, batch_size=budget.batch_size,
+        )  # fmt: skip
+    return ProbeResult(
+        value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,
+        detail={"class_label": forget_class, "mix": best_name, "screened": best_share},
+    )  # fmt: skip
+
+
+def mixes(model: DiT, forget_class: int) -> Iterator[tuple[str, Tensor]]:
+    """Named rows (D,): the class's own, and convex mixes of pairs out of own, null and the nearest other rows."""
+    rows = label_table(model.transformer).detach()
+    others = torch.tensor([index for index in range(model.num_classes) if index != forget_class], device=rows.device)
+    nearest = others[(rows[others] - rows[forget_class]).norm(dim=1).argsort()[:NUM_NEIGHBOURS]].tolist()
+    named = {"own": forget_class, "null": model.null_class, **{f"class {index}": index for index in nearest}}
+    yield "own", rows[forget_class].clone()
+    names = list(named)
+    for position, first in enumerate(names):
+        for second in names[position + 1 :]:
+            for weight in WEIGHTS:
+                mixed = weight * rows[named[first]] + (1 - weight) * rows[named[second]]
+                yield f"{weight:g} {first} + {1 - weight:g} {second}", mixed

@@ -1,0 +1,55 @@
+"""How much of an erased class an attack brought back, in numbers and in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Entry = Mapping[str, Any]  # of ProbeResult.to_dict
+
+AVOIDED, WEAKENED = 0.5, 0.1  # recovery from which the class was only avoided, or only weakened
+
+
+def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
+    """Recovery of one probe from its subjects' entries.
+
+    With a retrained model as floor it is (attacked - floor) / (original - floor), signed: below 0 the class is
+    suppressed more than a model that never saw it would. Without one it is the raw share.
+    """
+    attacked, original = subjects["erased"]["value"], subjects["original"]["value"]
+    floor = subjects["retrained"]["value"] if "retrained" in subjects else None
+    found: dict[str, Any] = {"raw": attacked, "low": subjects["erased"]["low"], "high": subjects["erased"]["high"]}
+    if attacked is None or original is None:
+        return {**found, "value": None, "floor": floor}
+    value = attacked if floor is None or original == floor else (attacked - floor) / (original - floor)
+    found = {**found, "value": value, "floor": floor}
+    for name in ("steps_to_half", "retrained_steps_to_half"):
+        subject = subjects.get("retrained" if name.startswith("retrained") else "erased", {})
+        curve = curve_of(subject)
+        if curve:
+            found[name] = steps_to_half(curve, of=original)
+    return found
+
+
+def curve_of(entry: Entry) -> list[Sequence[float]]:
+    """Accuracy by step that a probe recorded; the best of several curves; empty without one."""
+    detail = entry.get("detail", {})
+    if detail.get("curves"):
+        return max(detail["curves"], key=lambda curve: curve[-1][1])
+    return list(detail.get("curve", ()))
+
+
+def steps_to_half(curve: Sequence[Sequence[float]], *, of: float) -> float | None:
+    """Steps until the accuracy is half of ``of``, between two counted steps by a straight line; None if it never is."""
+    before, low = 0.0, 0.0
+    for step, accuracy in curve:
+        if accuracy >= of / 2:
+            share = 1.0 if accuracy == low else max(0.0, (of / 2 - low) / (accuracy - low))
+            return before + share * (step - before)
+        before, low = float(step), accuracy
+    return None
+
+
+def verdict(recovered: Mapping[str, Any]) -> str:
+    """One word for one probe: ``avoided`` (it came back), ``weakened`` or ``removed``."""
+    if recovered["value"] is None:
+        return "not measured"
+    return "avoided" if recovered["value"] > AVOIDED else "weakened" if recovered["value"] > WEAKENED else "removed"
