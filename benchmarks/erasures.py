@@ -69,14 +69,14 @@ def carry_out(job: Job) -> Row:
 
 def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
     """Forget accuracy, retain accuracy, Frechet distance and, if asked for, the forget accuracy of the restored row."""
-    from erase.api.judging import protocol_scorer, real_reference
+    from erase.api.judging import Judges, protocol_scorer, real_reference
     from eval.evaluate import NO_FEATURES, score_model
     from eval.metric import Context
     from eval.probe import Budget, load_probe
     from eval.protocol import named
 
     protocol = replace(named("small"), num_forget_images=job.num_images, num_retain_images=job.num_images)
-    scorer = protocol_scorer(original, protocol)
+    scorer = protocol_scorer(original, protocol, Judges())
     reference = real_reference(original, (job.forget_class,), scorer=scorer, source=None)
     context = Context(
         forget_classes=(job.forget_class,),

@@ -212,14 +212,14 @@ class ErasureConfig:
     """One erasure, completely: what decides the resulting weights, and nothing else."""
 
     model: str = option("digits", "embedded model, diffusers folder, hub id or checkpoint of the original code")
-    vae: str = option("", "VAE of an original checkpoint: folder or hub id [default: stabilityai/sd-vae-ft-ema]")
+    vae: str = option("", "VAE of an original checkpoint: folder or hub id; stabilityai/sd-vae-ft-ema unless named")
     time_embedding: Literal["own", "diffusers", "original"] = option("own", "frequencies of the timestep embedding")
     forget_classes: tuple[int, ...] = option((), "class indices to erase")
     method: str = option("retain_posterior", "erasure method; `erase methods` lists them")
     method_options: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: str = option("replay", "image folder, zip, embedded data set, or replay: the model's own samples")
-    retain_images: int = option(0, "a sample of the data, balanced over classes, as retain set; 0 takes all")
+    retain_images: int = option(0, "sample of the data, balanced over all classes, to retain from; 0 takes all")
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the network; weights and losses stay fp32")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     replay_per_class: int = option(100, "replayed samples of each class")

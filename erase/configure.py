@@ -12,7 +12,8 @@ from pipelines.sources import REPLAY, check_source, default_source
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
 from .method import Method, method_class
 
-COMMON = ("model", "method", "preset", "data", "protocol", "reference", "output", "device", "json", "dry_run")  # flags
+COMMON = ("model", "method", "preset", "data", "protocol", "reference", "classifier", "inception", "also", "gate",
+          "output", "device", "json", "dry_run")  # other flags of `erase run`  # fmt: skip
 
 
 def configure(
@@ -39,7 +40,7 @@ def configure(
     if len(forget_classes) == len(names):
         raise UsageError("every class of the model was named: at least one must be retained")
     data = data or default_source(model)
-    check_source(data, model)
+    check_source(data)
 
     settings = {**kind.defaults, **(kind.paper if preset == "paper" else {}), **(options or {})}
     own = {name: settings.pop(name) for name in OWN_OPTIONS if name in settings}
@@ -62,7 +63,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
     method = method_of(config)
     reasons = {}
     if not method.trains:
-        reasons = dict.fromkeys(to_dict(config.engine), f"method {config.method} takes no steps of the engine")
+        useless = (*to_dict(config.engine), "precision", "gradient_checkpointing")
+        reasons = dict.fromkeys(useless, f"method {config.method} takes no steps of the engine")
     if not config.engine.stop_below:
         reasons.setdefault("stop_every", "without --stop-below nothing stops early")
     if not any(need.endswith("fisher") for need in method.needs):

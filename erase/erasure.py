@@ -156,3 +156,5 @@ def add_needs(
     if needs & {"data_fisher", "summed_fisher"}:
         summed = "summed_fisher" in needs
         workspace.data_fisher = cached_fisher(workspace, kept_latents, "data", summed=summed, **fisher)
+        erased = torch.isin(kept_latents.class_labels, torch.tensor(workspace.forget_classes))
+        workspace.forget_share = erased.float().mean().item()

@@ -101,7 +101,14 @@ def cached_fisher(
 ) -> Fisher:
     """The Fisher of some latents on the model's device, from disk when the same weights met the same data before."""
     parameters = parameters_of(workspace)
-    about = {"side": side, "num_samples": num_samples, "summed": summed, "seed": workspace.seed}
+    about = {
+        "side": side,
+        "num_samples": num_samples,
+        "summed": summed,
+        "seed": workspace.seed,
+        "precision": workspace.precision,
+        **workspace.model.behaviour(),
+    }
     if cache_dir is None:
         return measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
     digest = sha256(json.dumps(about).encode())
@@ -119,10 +126,10 @@ def cached_fisher(
 def fisher_ratio_mask(workspace: Workspace, *, threshold: float) -> Mask:
     """SFR-on's mask 1[F_f / F_r >= threshold], from the Fisher diagonals of the forget set and of all images.
 
-    The retain Fisher is not measured for each class: with s the forget set's share of the images, all of them have
+    The retain Fisher is not measured for each class: with s the erased classes' share of the images, all of them have
     F = (1 - s) F_r + s F_f, so F_f >= g F_r exactly where F_f >= g / (1 - s + g s) F; at g = 1 that is 1.
     """
-    share = len(workspace.forget) / (len(workspace.forget) + len(workspace.retain))
+    share = workspace.forget_share
     against_all = threshold / (1 - share + threshold * share)
     return ratio_mask(workspace.forget_fisher, workspace.data_fisher, threshold=against_all)
 

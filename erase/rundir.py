@@ -115,10 +115,11 @@ class RunDir:
 def unlike_settings(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Names of the settings in which two configurations differ, those of the engine and the method one by one."""
     names = []
-    for key, value in asked.items():
-        if isinstance(value, dict) and isinstance(held[key], dict):
-            names += [name for name in {**held[key], **value} if held[key].get(name) != value.get(name)]
-        elif held[key] != value:
+    for key in {**held, **asked}:  # a setting at the value that says nothing is in neither
+        before, after = held.get(key), asked.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names += [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        elif before != after:
             names.append(key)
     return sorted(names)
 

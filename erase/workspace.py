@@ -45,6 +45,7 @@ class Workspace:
     posterior: PosteriorNetwork | None = None
     forget_fisher: Fisher | None = None
     data_fisher: Fisher | None = None  # of all images, erased classes included
+    forget_share: float = 0.0  # of the erased classes among the images of the data Fisher
     original_rows: Tensor = field(init=False)  # label table before erasure, (num_classes + 1, D)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -94,17 +95,30 @@ def moments_of(gaussian: Gaussian) -> Moments:
     return moments
 
 
-def load_gaussian(path: Path) -> tuple[Gaussian, dict[str, Any]]:
-    """Statistics and metadata of an npz of our own, of ADM or of clean-fid (``MissingError``, ``UsageError``)."""
+def read_npz(path: Path, *names: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The named arrays of an npz as far as it holds them, and the names of all; pickles are not read.
+
+    Raises ``MissingError`` for a file that is absent, damaged or another kind.
+    """
     if not path.exists():
         raise MissingError(f"reference statistics {path} do not exist")
-    with np.load(path, allow_pickle=False) as archive:
-        if not {"mu", "sigma"} <= set(archive.files):
-            raise UsageError(f"{path} holds {', '.join(archive.files)}; reference statistics hold mu and sigma")
-        mean = torch.from_numpy(archive["mu"].astype(np.float64))
-        covariance = torch.from_numpy(archive["sigma"].astype(np.float64))
-        n = int(archive["n"]) if "n" in archive.files else 0
-        meta = json.loads(str(archive["meta"])) if "meta" in archive.files else {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            held = list(archive.files)
+            return {name: archive[name] for name in names if name in held}, held
+    except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as error:
+        raise MissingError(f"{path} is no whole npz of statistics: {error}") from error
+
+
+def load_gaussian(path: Path) -> tuple[Gaussian, dict[str, Any]]:
+    """Statistics and metadata of an npz of our own, of ADM or of clean-fid (``MissingError``, ``UsageError``)."""
+    arrays, held = read_npz(path, "mu", "sigma", "n", "meta")
+    if not {"mu", "sigma"} <= set(held):
+        raise UsageError(f"{path} holds {', '.join(held)}; reference statistics hold mu and sigma")
+    mean = torch.from_numpy(arrays["mu"].astype(np.float64))
+    covariance = torch.from_numpy(arrays["sigma"].astype(np.float64))
+    n = int(arrays["n"]) if "n" in arrays else 0
+    meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise UsageError(f"{path} holds mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}, which do not fit")
     return Gaussian(mean=mean, covariance=covariance, n=n), meta

@@ -1,19 +1,18 @@
 """Real images of the retained classes, seen through the same scorer as the generated ones."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.errors import UsageError
 
 from .features import Scorer
-from .moments import Gaussian, Moments, load_gaussian
+from .moments import Gaussian, Moments, load_gaussian, read_npz
 from .values import Value, share
 
 
@@ -35,7 +34,7 @@ class Observations:
     """Labels, predictions and features of a set of real images."""
 
     class_labels: Tensor  # (N,)
-    predicted: Tensor  # (N,)
+    predicted: Tensor | None  # (N,); None where another classifier made them
     features: Tensor  # (N, D)
     feature_space: str
     key: str
@@ -45,7 +44,7 @@ class Observations:
         keep = ~torch.isin(self.class_labels, torch.tensor(classes))
         return Observations(
             class_labels=self.class_labels[keep],
-            predicted=self.predicted[keep],
+            predicted=None if self.predicted is None else self.predicted[keep],
             features=self.features[keep],
             feature_space=self.feature_space,
             key=self.key,
@@ -97,14 +96,24 @@ def reference_from_observations(
     return Reference(
         gaussian=gaussian,
         features=retained.features,
-        accuracy=share(int((retained.predicted == retained.class_labels).sum()), len(retained.features)),
+        accuracy=accuracy_of(retained),
         feature_space=retained.feature_space,
         description=description,
         fingerprint=_fingerprint(gaussian),
     )
 
 
-def save_observations(observations: Observations, path: Path, *, meta: Mapping[str, Any]) -> None:
+def accuracy_of(observations: Observations) -> Value:
+    """Share of real images that the classifier recognises; without a value where it did not see them."""
+    if observations.predicted is None:
+        return Value(value=None, n=0)
+    hits = int((observations.predicted == observations.class_labels).sum())
+    return share(hits, len(observations.class_labels))
+
+
+def save_observations(
+    observations: Observations, path: Path, *, classifier: str, class_names: Sequence[str], meta: Mapping[str, Any]
+) -> None:
     """Write npz: the statistics that other tools read, and labels, predictions and features of every image.
 
     The features let any class be taken out exactly later.
@@ -115,20 +124,38 @@ def save_observations(observations: Observations, path: Path, *, meta: Mapping[s
         "class_labels": observations.class_labels.numpy(),
         "predicted": observations.predicted.numpy(),
     }
-    about = {**meta, "feature_space": observations.feature_space, "key": observations.key}
+    about = {
+        **meta,
+        "feature_space": observations.feature_space,
+        "key": observations.key,
+        "classifier": classifier,
+        "classes": names_digest(class_names),
+    }
     moments.save(path, meta=about, rows=rows)
 
 
-def load_observations(path: Path, *, feature_space: str) -> Observations | None:
-    """What ``save_observations`` wrote; None for statistics of another tool (``UsageError``: other features)."""
+def names_digest(class_names: Sequence[str]) -> str:
+    """Twelve hex digits of class names in order: labels mean the same only where these are equal."""
+    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()[:12]
+
+
+def load_observations(path: Path, *, scorer: Scorer, class_names: Sequence[str]) -> Observations | None:
+    """What ``save_observations`` wrote; None for statistics of another tool.
+
+    Raises ``UsageError`` for other features or other classes. Predictions of another classifier are left out.
+    """
     _, meta = load_gaussian(path)
-    with np.load(path, allow_pickle=False) as archive:
-        if "features" not in archive.files:
-            return None
-        rows = {name: torch.from_numpy(archive[name]) for name in ("class_labels", "predicted", "features")}
-    if meta["feature_space"] != feature_space:
-        raise UsageError(f"{path} holds {meta['feature_space']} features, this evaluation uses {feature_space}")
-    return Observations(**rows, feature_space=feature_space, key=meta["key"])
+    arrays, held = read_npz(path, "class_labels", "predicted", "features")
+    if "features" not in held:
+        return None
+    rows: dict[str, Tensor | None] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if meta["feature_space"] != scorer.feature_space:
+        raise UsageError(f"{path} holds {meta['feature_space']} features, this evaluation uses {scorer.feature_space}")
+    if meta["classes"] != names_digest(class_names):
+        raise UsageError(f"{path} was made for a model with other class names, so no class can be taken out of it")
+    if meta["classifier"] != scorer.name:
+        rows["predicted"] = None
+    return Observations(**rows, feature_space=scorer.feature_space, key=meta["key"])
 
 
 def reference_from_file(path: Path, *, feature_space: str) -> Reference:

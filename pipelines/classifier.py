@@ -118,11 +118,13 @@ def load_pretrained(name: str, *, weights: str | None = None) -> Classifier:
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]) or "none similar"
         raise MissingError(f"--classifier {name} is neither a folder nor a timm model; similar names: {close}")
+    if weights is not None and weights.endswith(".safetensors"):
+        check_safetensors(Path(weights))
     overlay = None if weights is None else {"file": weights}
     try:
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise MissingError(
             f"the weights of classifier {name} cannot be had ({reason}): download its model.safetensors from "
             f"https://huggingface.co/timm/{name} and name the file with --classifier"

@@ -34,6 +34,11 @@ class Latents:
         """The images whose label is among ``class_labels``."""
         return self.subset(torch.isin(self.class_labels, torch.tensor(class_labels)).nonzero()[:, 0])
 
+    def joined(self, other: "Latents") -> "Latents":
+        """These images and those of another set of the same shape."""
+        mean, std = torch.cat([self.mean, other.mean]), torch.cat([self.std, other.std])
+        return Latents(mean=mean, std=std, class_labels=torch.cat([self.class_labels, other.class_labels]))
+
     def draw(self, indices: Tensor, *, generator: torch.Generator) -> Tensor:
         """One sample of the posterior (not its mode) per index, from a random one of the V copies: (B, C, H, W)."""
         copy = torch.randint(self.mean.shape[1], (len(indices),), generator=generator)

@@ -62,6 +62,14 @@ class DiT:
         config = self.transformer.config
         return (config.in_channels, config.sample_size, config.sample_size)
 
+    def behaviour(self) -> dict[str, Any]:
+        """What the network's outputs depend on beside its weights, as plain JSON types: part of every cache key."""
+        schedule = self.noise_schedule
+        return {
+            "time_embedding": self.time_embedding,
+            "noise_schedule": [schedule.num_timesteps, schedule.beta_start, schedule.beta_end],
+        }
+
     @property
     def image_size(self) -> int:
         """Height and width of a decoded image in pixels."""

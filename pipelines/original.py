@@ -5,7 +5,6 @@ states and an ``argparse.Namespace``. Nothing but tensors, plain containers and 
 """
 
 import argparse
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import MissingError, UsageError
-from .files import check_safetensors, read_json
+from .files import check_safetensors, read_json, write_json
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of DiT-S, B, L and XL by width: weights alone do not tell
+TOKENS = 256  # of the published 256-pixel models, for a checkpoint without its position table
 NORM_EPS = 1e-6  # diffusers' own DiT folders say 1e-5 for one of the norms
 
 # Original name to diffusers' name outside the blocks, where the two differ.
@@ -65,7 +65,8 @@ def read_original(path: Path) -> dict[str, Tensor]:
             state = state[part]
             break
     state = {name.removeprefix("module."): each for name, each in state.items() if isinstance(each, Tensor)}
-    for name in ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight"):
+    for name in ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight",
+                 "blocks.0.attn.qkv.weight"):  # fmt: skip
         if name not in state:
             raise UsageError(f"{path} is no checkpoint of the original DiT code: it has no {name}")
     return state
@@ -73,46 +74,69 @@ def read_original(path: Path) -> dict[str, Tensor]:
 
 def unpickle(path: Path) -> dict[str, Any]:
     """The dictionary in a pickle of weights; ``MissingError`` for anything that is not one."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        try:
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # a file in torch's format before 1.6 cannot be mapped
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "it is no pickle of weights")
-            raise MissingError(f"{path} holds more than weights and was not loaded: {reason.strip()}") from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise MissingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    try:
+        state = torch_load(path)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "it is no pickle of weights")
+        raise MissingError(f"{path} holds more than weights and was not loaded: {reason.strip()}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise MissingError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, Mapping):
         raise MissingError(f"{path} holds a {type(state).__name__}, not a dictionary of weights")
     return dict(state)
 
 
+def torch_load(path: Path) -> Any:
+    """``torch.load`` of weights and a namespace, mapped from the disk where the format allows."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # a file in torch's format before 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def companion_path(path: Path) -> Path:
+    """The file beside a checkpoint that says what weights cannot: ``num_attention_heads``, ``id2label``."""
+    return path.with_suffix(".dit.json")
+
+
 def read_companion(path: Path) -> dict[str, Any]:
-    """What ``NAME.json`` beside a checkpoint says that weights cannot: ``num_attention_heads``, ``id2label``."""
-    companion = path.with_suffix(".json")
+    """What the companion of a checkpoint says; nothing where there is none."""
+    companion = companion_path(path)
     return read_json(companion) if companion.exists() else {}
 
 
+def depth_of(state: Mapping[str, Tensor]) -> int:
+    """Number of transformer blocks."""
+    return 1 + max(int(found[1]) for found in map(BLOCK.fullmatch, state) if found)
+
+
 def original_config(path: Path) -> dict[str, Any]:
-    """The configuration of diffusers' transformer for an original checkpoint, from the shapes of its weights."""
+    """The configuration of diffusers' transformer for an original checkpoint, from the shapes of its weights.
+
+    Raises what ``read_original`` raises, and ``UsageError`` for a width whose number of heads nothing tells.
+    """
     state = read_original(path)
     patch, labels = state["x_embedder.proj.weight"], state["y_embedder.embedding_table.weight"]
     width, in_channels, patch_size, _ = patch.shape
-    tokens = state["pos_embed"].shape[1] if "pos_embed" in state else 256
+    tokens = state["pos_embed"].shape[1] if "pos_embed" in state else TOKENS
     heads = read_companion(path).get("num_attention_heads") or HEADS.get(width)
     if heads is None:
         raise UsageError(
             f"{path} has width {width}, whose number of attention heads is not known: write "
-            f'{{"num_attention_heads": ...}} to {path.with_suffix(".json").name} beside it'
+            f'{{"num_attention_heads": ...}} to {companion_path(path).name} beside it'
         )
     return {
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "in_channels": in_channels,
         "out_channels": state["final_layer.linear.weight"].shape[0] // patch_size**2,
-        "num_layers": 1 + max(int(found[1]) for found in map(BLOCK.fullmatch, state) if found),
+        "num_layers": depth_of(state),
         "sample_size": round(tokens**0.5) * patch_size,
         "patch_size": patch_size,
         "num_embeds_ada_norm": len(labels) - 1,
@@ -128,8 +152,7 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         stem, _, kind = name.rpartition(".")
         if stem in EMBEDDER:
-            depth = 1 + max(int(found[1]) for found in map(BLOCK.fullmatch, state) if found)
-            for index in range(depth):
+            for index in range(depth_of(state)):
                 converted[f"transformer_blocks.{index}.norm1.emb.{EMBEDDER[stem]}.{kind}"] = tensor
         elif (found := BLOCK.fullmatch(name)) and found[2] == "attn.qkv":
             for part, chunk in zip(QKV, tensor.chunk(3), strict=True):
@@ -168,6 +191,6 @@ def original_block(state: Mapping[str, Tensor], index: int) -> Iterator[tuple[st
 
 
 def write_companion(path: Path, *, num_attention_heads: int, id2label: Mapping[int, str]) -> None:
-    """Write ``NAME.json`` beside an exported checkpoint, so that it loads again without a question."""
-    facts = {"num_attention_heads": num_attention_heads, "id2label": {str(k): v for k, v in id2label.items()}}
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+    """Write the companion of an exported checkpoint, so that it loads again without a question."""
+    labels = {str(index): label for index, label in id2label.items()}
+    write_json({"num_attention_heads": num_attention_heads, "id2label": labels}, companion_path(path))

@@ -27,7 +27,7 @@ def default_source(model: str) -> str:
     return "digits" if trained_on_digits(read_provenance(model)) else REPLAY
 
 
-def check_source(source: str, model: str) -> None:
+def check_source(source: str) -> None:
     """Refuse a data source that does not exist, before anything is loaded (``MissingError``)."""
     if source not in (REPLAY, *EMBEDDED) and not Path(source).exists():
         raise MissingError(f"--data {source} does not exist; give a folder, a zip, {', '.join(EMBEDDED)} or {REPLAY}")
@@ -102,7 +102,7 @@ def replay_latents(
     settings = SamplerSettings(guided_channels=model.guided_channels)
     path = None
     if cache_dir is not None:
-        digest = sha256(json.dumps([vars(settings), per_class, seed]).encode())
+        digest = sha256(json.dumps([vars(settings), per_class, seed, model.behaviour()]).encode())
         for tensor in model.transformer.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         path = cache_dir / f"replay-{digest.hexdigest()[:12]}.safetensors"
@@ -135,7 +135,9 @@ def held_out_images(model: DiT, source: str | None) -> ImageSet:
         raise UsageError("--reference is needed to score this model: a folder or archive of real images by class")
     if source == "digits":
         return digits_for(model, "held-out")
-    return open_images(source, model.classes, image_size=model.image_size, flag="--reference").decodable()
+    images = open_images(source, model.classes, image_size=model.image_size, flag="--reference").decodable()
+    tell_skipped(images)
+    return images
 
 
 def trained_on_digits(provenance: dict[str, Any]) -> bool:

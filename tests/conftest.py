@@ -166,6 +166,7 @@ def make_workspace(tiny_dit: DiT, toy_latents: Latents) -> Callable[..., Workspa
             workspace.posterior = PosteriorNetwork(model.latent_shape, len(NAMES), width=16, depth=1).eval()
         for side in ("forget", "data"):
             setattr(workspace, f"{side}_fisher", random_fisher(model, side))
+        workspace.forget_share = len(workspace.forget) / len(toy_latents)
         if away:
             nudge(model)
         return workspace

@@ -23,7 +23,7 @@ from ..rundir import RunDir, cache_dir
 from .devices import pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
 from .result import Result
-from .scoring import early_stop_score, preview_grid, score_models, score_run
+from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
 
 DEFAULT_METHOD = "retain_posterior"
 
@@ -103,13 +103,17 @@ def run(
         inception=inception,
         device=device,
     )
-    return execute(asked, command=python_call(model, classes, asked, given=options or {}), progress=progress)
+    command = python_call(model, classes, asked, preset=preset, given=options or {})
+    return execute(asked, command=command, progress=progress)
 
 
-def python_call(model: str, classes: Sequence[str | int], asked: Request, *, given: Mapping[str, Any]) -> str:
+def python_call(
+    model: str, classes: Sequence[str | int], asked: Request, *, preset: str, given: Mapping[str, Any]
+) -> str:
     """The call of ``run`` that makes the same run again, for the report."""
     config, protocol = asked.config, asked.protocol
     words = [repr(model), *map(repr, classes), f"method={config.method!r}", f"data={config.data!r}"]
+    words += [f"preset={preset!r}"] if preset != "default" else []
     words += [f"options={dict(given)!r}"] if given else []
     words += [f"protocol={(protocol.name if protocol else 'none')!r}"]
     words += [f"{name}={value!r}" for name, value in asked.judges.to_dict().items() if value is not None]
@@ -118,22 +122,19 @@ def python_call(model: str, classes: Sequence[str | int], asked: Request, *, giv
 
 def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
-    started = time.monotonic()
-    folder = RunDir(asked.output_dir)
+    folder, clock = RunDir(asked.output_dir), Clock()
     check_model(asked.config.model, vae=asked.config.vae)
     try_judges(asked.protocol, asked.judges)
     folder.claim(asked.config)
-    finished = folder.seconds
+    clock.spent, repeated = folder.seconds, is_finished(asked, folder)
     try:
-        erased, original = erased_model(asked, folder, progress=progress)
-        record = scored(original, erased, asked, folder, command=command, progress=progress)
-    except DivergedError as error:
-        folder.set_status("diverged", reason=str(error))
+        erased, original = erased_model(asked, folder, clock, progress=progress)
+        record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
+    except (DivergedError, InterruptedRun) as error:
+        state = "diverged" if isinstance(error, DivergedError) else "interrupted"
+        folder.set_status(state, reason=str(error), seconds=clock.seconds)
         raise
-    except InterruptedRun as error:
-        folder.set_status("interrupted", reason=str(error))
-        raise
-    seconds = finished or round(time.monotonic() - started, 1)
+    seconds = clock.spent if repeated else clock.seconds
     folder.set_status("complete", seconds=seconds)
     return Result(
         model=erased,
@@ -142,17 +143,36 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         config=asked.config,
         run_dir=asked.output_dir,
         seconds=seconds,
-        repeated=finished > 0,
+        repeated=repeated,
     )
 
 
+class Clock:
+    """Seconds that a run has taken over all its processes."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0  # by earlier processes
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Those of earlier processes and of this one."""
+        return round(self.spent + time.monotonic() - self.started, 1)
+
+
+def is_finished(asked: Request, folder: RunDir) -> bool:
+    """Whether everything that was asked for is there already."""
+    unscored = asked.protocol is None
+    return folder.state == "complete" and (unscored or kept_record(folder, asked.protocol, asked.judges) is not None)
+
+
 def scored(
-    original: DiT, erased: DiT, asked: Request, folder: RunDir, *, command: str, progress: bool
+    original: DiT, erased: DiT, asked: Request, folder: RunDir, clock: Clock, *, command: str, progress: bool
 ) -> dict[str, Any]:
     """The result record of a run; empty when it was asked not to score."""
     if asked.protocol is None:
         return {}
-    folder.set_status("scoring")
+    folder.set_status("scoring", seconds=clock.seconds)
     with stoppable("scoring"):
         return score_run(
             original,
@@ -182,11 +202,10 @@ def evaluate(
 
     Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
     """
-    made = read_provenance(model).get("erased")
-    if not made and not (original and classes):
-        raise UsageError(f"{model} does not say what it was erased from: name its classes and --original")
-    config = erasure_from_dict(made) if made else None
-    original, vae = (original, vae) if original else (config.model, vae or config.vae)
+    config, given = erasure_of(model, classes, original), bool(original)
+    original = original or config.model
+    if vae and not (original_path(original) or original_path(model)):
+        raise UsageError(f"--vae {vae} has no effect: neither model is an original checkpoint")
     names = load_classes(original)
     forget_classes = tuple(names.resolve(query) for query in classes) or config.forget_classes
     found, where = pick_protocol(protocol or None, original), pick_device(device)
@@ -194,8 +213,10 @@ def evaluate(
         raise UsageError("--protocol none leaves nothing to evaluate")
     judges = Judges(reference=reference, classifier=classifier, inception=inception)
     check_scoring(found, original, judges, stop_below=0)
-    own_vae = vae if original_path(model) else ""
-    models = {"original": load(original, vae=vae, device=where), "erased": load(model, vae=own_vae, device=where)}
+    models = {
+        "original": load_original(config, device=where) if config and not given else load_side(original, vae, where),
+        "erased": load_side(model, vae, where),
+    }
     return score_models(
         models,
         forget_classes,
@@ -206,7 +227,20 @@ def evaluate(
     )
 
 
-def erased_model(asked: Request, folder: RunDir, *, progress: bool) -> tuple[DiT, DiT]:
+def erasure_of(model: str, classes: Sequence[str | int], original: str) -> ErasureConfig | None:
+    """How a model was erased, if its files say; without, classes and original must be named (``UsageError``)."""
+    made = read_provenance(model).get("erased")
+    if not made and not (original and classes):
+        raise UsageError(f"{model} does not say what it was erased from: name its classes and --original")
+    return erasure_from_dict(made) if made else None
+
+
+def load_side(source: str, vae: str, device: torch.device) -> DiT:
+    """A model, with the named VAE where it is a checkpoint that has none."""
+    return load(source, vae=vae if original_path(source) else "", device=device)
+
+
+def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
     if (folder.model_dir / "model_index.json").exists():
@@ -216,7 +250,7 @@ def erased_model(asked: Request, folder: RunDir, *, progress: bool) -> tuple[DiT
     else:
         folder.metrics_path.unlink(missing_ok=True)
 
-    folder.set_status("erasing")
+    folder.set_status("erasing", seconds=clock.seconds)
     erased = run_erasure(
         config,
         cache_dir=cache_dir(),
@@ -224,7 +258,7 @@ def erased_model(asked: Request, folder: RunDir, *, progress: bool) -> tuple[DiT
         log=folder.log,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
         diverged=lambda model: save(model, folder.last_good_dir, card=model_card(model, config)),
-        scorer=lambda model: early_stop_score(model, config, asked.protocol),
+        scorer=EarlyStopScore(config, asked.protocol, asked.judges),
         device=device,
         progress=progress,
     )

@@ -5,9 +5,9 @@ from typing import Any
 
 from eval.protocol import named
 from eval.reference import observe, save_observations
-from pipelines.errors import UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.model import load
-from pipelines.model_source import check_model
+from pipelines.model_source import check_model, classifier_dir
 from pipelines.sources import REPLAY, check_source, held_out_images, training_latents
 
 from ..rundir import cache_dir
@@ -22,7 +22,7 @@ def cache_latents(source: str, model: str, *, vae: str = "", device: str = "auto
     """
     if source == REPLAY:
         raise UsageError(f"--data {REPLAY} is sampled by the first run that needs it; name a folder or an archive")
-    check_source(source, model)
+    check_source(source)
     check_model(model, vae=vae)
     bundle = load(model, vae=vae, device=pick_device(device))
     latents = training_latents(bundle, source, cache_dir=cache_dir(), replay_per_class=1, seed=0, progress=True)
@@ -48,9 +48,11 @@ def write_statistics(
     asked = named(protocol)
     if path.suffix != ".npz" or not path.absolute().parent.is_dir():
         raise UsageError(f"--output {path} must be an .npz in a folder that exists")
-    bundle = load(model, device=pick_device(device))
-    check_classifier(asked, model, judges, own=bundle.classifier_dir is not None)
+    if not Path(source).exists():
+        raise MissingError(f"{source} does not exist; give a folder or an archive of real images by class")
+    check_classifier(asked, model, judges, own=classifier_dir(model) is not None)
     check_inception(asked, judges)
+    bundle = load(model, device=pick_device(device))
     scorer = protocol_scorer(bundle, asked, judges)
     observations = observe(held_out_images(bundle, source), scorer=scorer)
     facts = {
@@ -58,5 +60,6 @@ def write_statistics(
         "classifier": scorer.name,
         "accuracy": float((observations.predicted == observations.class_labels).float().mean()),
     }
-    save_observations(observations, path, meta=facts)
+    names = bundle.classes.labels
+    save_observations(observations, path, classifier=facts["classifier"], class_names=names, meta=facts)
     return {"n": len(observations.class_labels), "feature_space": scorer.feature_space, **facts}

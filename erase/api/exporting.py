@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.delta import apply_delta, difference, load_delta, save_delta
-from pipelines.errors import UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.files import replace_file
 from pipelines.model import DiT, load, save
+from pipelines.model_source import original_path
 from pipelines.original import to_original, write_companion
 
 from ..card import model_card
@@ -33,18 +34,21 @@ def export(run: str | Path, output: str | Path, *, form: str) -> Path:
         raise UsageError(f"--output {path} must end in {' or '.join(suffixes[form])} for --format {form}")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--output {path} lies in a folder that does not exist")
+    if not (folder.model_dir / "model_index.json").exists():
+        raise MissingError(f"{folder.path} is not finished: repeat its command first")
     erased = load(folder.model_dir)
     if form == "original":
         write_original(erased, path)
         return path
     config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
-    about = {"base": config.model, "config": config.as_dict()}
-    save_delta(difference(load_original(config, device="cpu").transformer, erased.transformer, about=about), path)
+    base = load_original(config, device="cpu")
+    about = {"base": config.model, "config": config.as_dict(), "behaviour": base.behaviour()}
+    save_delta(difference(base.transformer, erased.transformer, about=about), path)
     return path
 
 
 def write_original(model: DiT, path: Path) -> None:
-    """Write a checkpoint that the original code loads, and ``NAME.json`` with what weights cannot say.
+    """Write a checkpoint that the original code loads, and its companion with what weights cannot say.
 
     Raises ``UsageError`` for a model with diffusers' time embedding, which the original code would evaluate otherwise.
     """
@@ -53,24 +57,32 @@ def write_original(model: DiT, path: Path) -> None:
             "the model has diffusers' time embedding, which the original code does not compute: its outputs would "
             "differ by about 1 %; erase with --time-embedding original to export it"
         )
+    heads = model.transformer.config.num_attention_heads
+    write_companion(path, num_attention_heads=heads, id2label=model.id2label)
     state = to_original(model.transformer)
     with replace_file(path) as temporary:
         save_file(state, temporary) if path.suffix == ".safetensors" else torch.save(state, temporary)
-    heads = model.transformer.config.num_attention_heads
-    write_companion(path, num_attention_heads=heads, id2label=model.id2label)
 
 
-def apply(delta_path: str | Path, output: str | Path, *, base: str = "") -> Path:
+def apply(delta_path: str | Path, output: str | Path, *, base: str = "", vae: str = "") -> Path:
     """Rebuild an erased model from its base and a delta, as a diffusers folder.
 
-    ``base`` names the base where it is not the one that the delta remembers. Raises ``UsageError`` for another base.
+    ``base`` and ``vae`` name the base where it is not the one that the delta remembers. Raises ``UsageError`` for
+    another base, be it in its weights or in how they are used.
     """
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"--output {folder} is not empty; name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--output {folder} is a file or not empty; name a new folder")
     delta = load_delta(Path(delta_path))
-    config = erasure_from_dict({**delta.about["config"], **({"model": base} if base else {})})
+    remembered = delta.about["config"]
+    base = base or remembered["model"]
+    vae = vae or (remembered["vae"] if original_path(base) else "")
+    config = erasure_from_dict({**remembered, "model": base, "vae": vae})
     model = load_original(config, device="cpu")
+    if model.behaviour() != delta.about["behaviour"]:
+        raise UsageError(
+            f"the delta was made from a base with {delta.about['behaviour']}, {config.model} has {model.behaviour()}"
+        )
     original = model.provenance
     apply_delta(model.transformer, delta)
     model.provenance = {"erased": config.as_dict(), "original": original}

@@ -17,6 +17,7 @@ from eval.features import (
     Scorer,
     load_inception,
 )
+from eval.moments import load_gaussian
 from eval.protocol import OWN_CLASSIFIER, Protocol
 from eval.reference import (
     Reference,
@@ -71,6 +72,11 @@ def check_scoring(protocol: Protocol | None, model: str, judges: Judges, *, stop
         )
     if judges.reference is not None and not Path(judges.reference).exists() and judges.reference != "digits":
         raise MissingError(f"--reference {judges.reference} does not exist")
+    if judges.reference is not None and judges.reference.endswith(".npz"):
+        meta = load_gaussian(Path(judges.reference))[1]
+        made_in = meta.get("feature_space", INCEPTION)
+        if protocol.features == INCEPTION and made_in != INCEPTION:
+            raise UsageError(f"--reference {judges.reference} holds {made_in} features, not those of Inception")
 
 
 def check_classifier(protocol: Protocol, model: str, judges: Judges, *, own: bool) -> None:
@@ -104,7 +110,7 @@ def try_judges(protocol: Protocol | None, judges: Judges) -> None:
         load_inception(judges.inception_path)
 
 
-def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges = Judges()) -> Scorer:
+def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges) -> Scorer:
     """What recognises classes and gives features under a protocol."""
     classifier = protocol_classifier(model, protocol, judges)
     if protocol.features == INCEPTION:
@@ -114,7 +120,7 @@ def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges = Judges()) -
     return ClassifierScorer(classifier, feature_space=name)
 
 
-def protocol_classifier(model: DiT, protocol: Protocol, judges: Judges = Judges()) -> Classifier:
+def protocol_classifier(model: DiT, protocol: Protocol, judges: Judges) -> Classifier:
     """The classifier that a protocol names; ``own`` is the one that ships with the model (``UsageError`` without)."""
     if protocol.classifier != OWN_CLASSIFIER:
         return load_classifier(protocol.classifier, weights=judges.classifier, device=model.device)
@@ -130,7 +136,7 @@ def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Score
     of other tools cannot be taken apart, which the description says.
     """
     if source is not None and source.endswith(".npz"):
-        observations = load_observations(Path(source), feature_space=scorer.feature_space)
+        observations = load_observations(Path(source), scorer=scorer, class_names=model.classes.labels)
         if observations is None:
             return reference_from_file(Path(source), feature_space=scorer.feature_space)
         name = Path(source).name

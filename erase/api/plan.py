@@ -12,7 +12,7 @@ from eval.protocol import Protocol
 from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders
 from pipelines.files import read_json
-from pipelines.model_source import load_classes, read_provenance, transformer_config, vae_dir
+from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
@@ -91,9 +91,10 @@ def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
 def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) -> dict[str, int]:
     """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine, needs = config.engine, method.needs
+    num_timesteps = load_noise_schedule(config.model).num_timesteps
     attack = ((engine.robust_steps + 1) / 2 + 1) / engine.robust_every if engine.robust else 0
     frozen = method.target_passes(num_retained)
-    fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + 1000 * ("summed_fisher" in needs)
+    fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
     return {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import is_safetensors
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
-from pipelines.sources import training_latents
+from pipelines.sources import check_source, training_latents
 from pipelines.tensor_file import load_tensors, save_tensors
 
 from ..config import erasure_from_dict, read_yaml
@@ -30,6 +30,14 @@ from .result import Result
 from .scoring import PROBE, show
 
 KIND = "dit-erase probe 1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One attack's result and the file that keeps it."""
+
+    result: ProbeResult
+    path: Path
 
 
 def probe(
@@ -49,14 +57,10 @@ def probe(
     unless named. Outcomes are kept in the cache by model, attack and budget. Raises ``UsageError`` for an unknown name
     and ``MissingError`` for a run without scores.
     """
-    folder, names = find_run(run), tuple(dict.fromkeys((PROBE, *(probes or probe_names()))))
-    for name in names:
-        load_probe(name)
-    if budget not in AMOUNTS:
-        raise UsageError(f"--budget {budget!r} is not one of {', '.join(AMOUNTS)}")
-    if not folder.results_path.exists():
-        raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
+    folder = checked_run(run, probes, budget=budget, data=data)
     record = read_record(folder.results_path)
+    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
+    names = tuple(dict.fromkeys((*always, *(probes or probe_names()))))
     config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
     where = pick_device(device)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
@@ -64,13 +68,52 @@ def probe(
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
         found = attack(names, subjects, record, config.forget_classes[0], budgeted, progress=progress)
-        record["probes"] = {name: {who: each.to_dict() for who, each in rows.items()} for name, rows in found.items()}
-        record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
-        record["probe_budget"] = asdict(AMOUNTS[budget])
+        add_outcomes(record, found, budgeted)
         write_record(record, folder.results_path)
+        pictured = results_of({**found, **earlier_outcomes(record, without=found)})
         models = {"original": original, "erased": erased}
-        show(models, record, found, config, folder, protocol=budgeted.protocol, command=f"erase probe {run}")
+        show(models, record, pictured, config, folder, protocol=budgeted.protocol, command=f"erase probe {run}")
     return record
+
+
+def checked_run(run: str | Path, probes: Sequence[str], *, budget: str, data: str | None) -> RunDir:
+    """The run, once everything that can be checked without a weight is (``UsageError``, ``MissingError``)."""
+    folder = find_run(run)
+    for name in probes:
+        load_probe(name)
+    if budget not in AMOUNTS:
+        raise UsageError(f"--budget {budget!r} is not one of {', '.join(AMOUNTS)}")
+    if data is not None:
+        check_source(data)
+    if not folder.results_path.exists():
+        raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
+    return folder
+
+
+def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:
+    """Put outcomes into a record beside those of other probes, each with its budget and the files of its pictures."""
+    for name, rows in found.items():
+        record["probes"][name] = {who: each.result.to_dict() for who, each in rows.items()}
+        record.setdefault("recovery", {})[name] = recovery(record["probes"][name])
+        record.setdefault("attacks", {})[name] = {
+            "budget": asdict(budget.amount),
+            "kept": {who: each.path.name for who, each in rows.items()},
+        }
+
+
+def results_of(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, ProbeResult]]:
+    """The results alone, by probe and subject, as the report takes them."""
+    return {name: {who: each.result for who, each in rows.items()} for name, rows in outcomes.items()}
+
+
+def earlier_outcomes(record: Mapping[str, Any], *, without: Mapping[str, Any]) -> dict[str, dict[str, Outcome]]:
+    """Outcomes of probes that were run before and whose pictures are still in the cache."""
+    found = {}
+    for name, attacked in record.get("attacks", {}).items():
+        paths = {who: probe_dir() / file for who, file in attacked["kept"].items()}
+        if name not in without and all(map(is_safetensors, paths.values())):
+            found[name] = {who: load_outcome(path) for who, path in paths.items()}
+    return found
 
 
 def hold_gates(result: Result, gates: Sequence[Gate], *, device: str, progress: bool) -> None:
@@ -101,10 +144,17 @@ def budget_of(
     """What the attacker has, under the protocol that scored the run."""
     asked = dict(record["asked"])
     protocol = Protocol(**asked.pop("protocol"))
-    images = training_latents(
-        original, data or config.data, cache_dir=cache_dir(), replay_per_class=config.replay_per_class,
-        seed=config.seed, progress=progress,
-    )  # fmt: skip
+    source = {
+        "cache_dir": cache_dir(),
+        "replay_per_class": config.replay_per_class,
+        "seed": config.seed,
+        "progress": progress,
+    }
+    images = training_latents(original, data or config.data, num_images=config.retain_images, **source)
+    if config.retain_images:  # the run's sample, and every image of the erased classes
+        own = training_latents(original, data or config.data, classes=config.forget_classes, **source)
+        others = [index for index in range(original.num_classes) if index not in config.forget_classes]
+        images = images.of_classes(others).joined(own)
     scorer = protocol_scorer(original, protocol, Judges(**asked))
     return Budget(original=original, protocol=protocol, scorer=scorer, amount=amount, images=images, seed=config.seed)
 
@@ -117,13 +167,12 @@ def attack(
     budget: Budget,
     *,
     progress: bool,
-) -> dict[str, dict[str, ProbeResult]]:
+) -> dict[str, dict[str, Outcome]]:
     """Every probe on every subject, and on a retained class of the erased model as control."""
-    others = [index for index in range(budget.original.num_classes) if index not in record["forget_classes"]]
-    control = next(iter(record.get("neighbours") or others))
+    control = control_class(record, budget)
     targets = [(who, model, forget_class) for who, model in subjects.items()]
     targets.append(("control", subjects["erased"], control))
-    found: dict[str, dict[str, ProbeResult]] = {}
+    found: dict[str, dict[str, Outcome]] = {}
     with bar_of(len(names) * len(targets), "probing", unit="attack", shown=progress) as bar:
         for name in names:
             found[name] = {}
@@ -134,22 +183,53 @@ def attack(
     return found
 
 
-def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> ProbeResult:
+def control_class(record: Mapping[str, Any], budget: Budget) -> int:
+    """A retained class that the attacker has images of: the nearest neighbour that has any (``UsageError``: none)."""
+    others = [index for index in range(budget.original.num_classes) if index not in record["forget_classes"]]
+    owned = set(budget.images.class_labels.tolist()) if budget.images is not None else set(others)
+    for label in (*record.get("neighbours", ()), *others):
+        if label in owned and label not in record["forget_classes"]:
+            return label
+    raise UsageError("--data holds no image of a retained class, so no attack has a control")
+
+
+def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outcome:
     """One attack, from the cache where the same was made before."""
-    path = cache_dir() / "probes" / f"{name}-{attack_key(name, model, class_label, budget)}.safetensors"
+    path = probe_dir() / f"{name}-{attack_key(name, model, class_label, budget)}.safetensors"
     if is_safetensors(path):
-        tensors, facts = load_tensors(path, kind=KIND)
-        return ProbeResult(pictures=tensors["pictures"], **facts)
+        return load_outcome(path)
     result = load_probe(name)(model, class_label, budget)
-    save_tensors(path, {"pictures": result.pictures}, kind=KIND, metadata={**result.to_dict(), "detail": result.detail})
-    return result
+    facts = {**result.to_dict(), "detail": dict(result.detail)}
+    save_tensors(path, {"pictures": result.pictures}, kind=KIND, metadata=facts)
+    return Outcome(result, path)
+
+
+def load_outcome(path: Path) -> Outcome:
+    """An attack that was kept."""
+    tensors, facts = load_tensors(path, kind=KIND)
+    return Outcome(ProbeResult(pictures=tensors["pictures"], **facts), path)
+
+
+def probe_dir() -> Path:
+    """Where attacks are kept."""
+    return cache_dir() / "probes"
 
 
 def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
     """Twelve hex digits of everything that an outcome depends on."""
-    facts = [name, class_label, weights_sha256(model.transformer), weights_sha256(budget.original.transformer),
-             budget.protocol.to_dict(), budget.scorer.name, asdict(budget.amount), budget.num_images,
-             budget.seed]  # fmt: skip
+    behaviours = [model.behaviour(), budget.original.behaviour()]
+    facts = [
+        name,
+        class_label,
+        behaviours,
+        weights_sha256(model.transformer),
+        weights_sha256(budget.original.transformer),
+        budget.protocol.to_dict(),
+        budget.scorer.name,
+        asdict(budget.amount),
+        budget.num_images,
+        budget.seed,
+    ]
     digest = sha256(json.dumps(facts, sort_keys=True).encode())
     if budget.images is not None:
         for tensor in (budget.images.mean, budget.images.std, budget.images.class_labels):

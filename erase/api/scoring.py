@@ -13,7 +13,7 @@ from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
 from eval.recovery import recovery
 from eval.report import pictured_classes, write_report
-from pipelines.classifier import load_classifier
+from pipelines.classifier import Classifier, load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings
@@ -152,17 +152,28 @@ def facts_of(config: ErasureConfig) -> dict[str, str]:
     }
 
 
-def early_stop_score(model: DiT, config: ErasureConfig, protocol: Protocol | None) -> dict[str, float]:
-    """Forget and retain accuracy from a few quick samples, the same seeds at every check."""
-    classifier = protocol_classifier(model, protocol) if protocol else load_classifier(model.classifier_dir)
-    retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
-    shares = {}
-    for side, labels in (("forget", config.forget_classes), ("retain", retained)):
-        requests = [(labels[index % len(labels)], index) for index in range(EARLY_STOP_IMAGES)]
-        predicted = classifier.predict(generate_all(model, requests, EARLY_STOP_SAMPLER))
-        wanted = torch.tensor([label for label, _ in requests])
-        shares[f"{side}_accuracy"] = (predicted == wanted).float().mean().item()
-    return shares
+class EarlyStopScore:
+    """Forget and retain accuracy from a few quick samples, the same seeds at every check; the classifier loads once."""
+
+    def __init__(self, config: ErasureConfig, protocol: Protocol | None, judges: Judges) -> None:
+        self.config, self.protocol, self.judges = config, protocol, judges
+        self.classifier: Classifier | None = None
+
+    def __call__(self, model: DiT) -> dict[str, float]:
+        """``forget_accuracy`` and ``retain_accuracy`` of the current weights, both in [0, 1]."""
+        if self.classifier is None and self.protocol is None:
+            self.classifier = load_classifier(model.classifier_dir, device=model.device)
+        elif self.classifier is None:
+            self.classifier = protocol_classifier(model, self.protocol, self.judges)
+        forget_classes = self.config.forget_classes
+        retained = [index for index in range(model.num_classes) if index not in forget_classes]
+        shares = {}
+        for side, labels in (("forget", forget_classes), ("retain", retained)):
+            requests = [(labels[index % len(labels)], index) for index in range(EARLY_STOP_IMAGES)]
+            predicted = self.classifier.predict(generate_all(model, requests, EARLY_STOP_SAMPLER))
+            wanted = torch.tensor([label for label, _ in requests])
+            shares[f"{side}_accuracy"] = (predicted == wanted).float().mean().item()
+        return shares
 
 
 def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, folder: RunDir, step: int) -> Path:

@@ -17,7 +17,7 @@ from .options import given_judges, judge_options, model_option
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def cache(source: str, model: str, vae: str, device: str, as_json: bool) -> None:
-    """Encode SOURCE (folder, archive or digits) with the model's VAE; runs on the same data then start at once."""
+    """Encode SOURCE (folder, archive or digits) with the model's VAE; runs on the same data then encode nothing."""
     from erase.api.data import cache_latents
 
     found = cache_latents(source, model, vae=vae, device=device)

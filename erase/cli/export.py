@@ -24,11 +24,12 @@ def export(run: str, form: str, output: str, as_json: bool) -> None:
 @click.command(short_help="Rebuild an erased model from its base and a delta.")
 @click.argument("base")
 @click.argument("delta")
+@click.option("--vae", default="", help="VAE of an original checkpoint: folder or hub id")
 @click.option("--output", type=click.Path(), required=True, help="model folder to write")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
-def apply(base: str, delta: str, output: str, as_json: bool) -> None:
+def apply(base: str, delta: str, vae: str, output: str, as_json: bool) -> None:
     """Put DELTA onto BASE (folder, hub id or checkpoint) and write the erased model, bit for bit."""
     from erase.api.exporting import apply as rebuild
 
-    folder = rebuild(delta, output, base=base)
+    folder = rebuild(delta, output, base=base, vae=vae)
     print_json({"output": str(folder)}) if as_json else click.echo(folder)

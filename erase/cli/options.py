@@ -27,6 +27,8 @@ def setting_options(command: Command) -> Command:
     hints = {**get_type_hints(ErasureConfig), **get_type_hints(EngineConfig)}
     for entry in reversed([*own, *dataclasses.fields(EngineConfig)]):
         text = f"{entry.metadata['help']} [default: the method's, else {show(entry.default)}]"
+        if entry.default == "":
+            text = entry.metadata["help"]
         kind, names = hints[entry.name], flag(entry.name)
         if kind is bool:
             names += f"/--no-{entry.name.replace('_', '-')}"

@@ -28,7 +28,7 @@ def probe(
 
     record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
     if as_json:
-        print_json({"probes": record["probes"], "recovery": record["recovery"], "budget": record["probe_budget"]})
+        print_json({"probes": record["probes"], "recovery": record["recovery"], "attacks": record["attacks"]})
         return
     for name, rows in record["probes"].items():
         values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())

@@ -26,7 +26,7 @@ from .options import (
 @request_options
 @judge_options
 @click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
-@click.option("--gate", default="", help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
+@click.option("--gate", default=None, help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
 @setting_options
@@ -34,7 +34,7 @@ def run(
     arguments: tuple[str, ...],
     model: str,
     also: tuple[str, ...],
-    gate: str,
+    gate: str | None,
     dry_run: bool,
     output: str | None,
     device: str,
@@ -47,7 +47,7 @@ def run(
     from erase.method import method_class
     from eval.gates import parse_gates
 
-    request, gates = given_request(), parse_gates(gate) if gate else []
+    request, gates = given_request(), [] if gate is None else parse_gates(gate)
     if gates and request.get("protocol") == "none":
         raise UsageError(f"--gate {gate!r} needs scores, and --protocol none makes none")
     classes, method_options = split_arguments(arguments)

@@ -32,7 +32,7 @@ def write(tmp_path, tiny_folder):
     def make(content, name="dit.pt", heads=HEAD_COUNT):
         path = tmp_path / name
         save_file(content, path) if name.endswith("safetensors") else torch.save(content, path)
-        path.with_suffix(".json").write_text(json.dumps({"num_attention_heads": heads}))
+        path.with_suffix(".dit.json").write_text(json.dumps({"num_attention_heads": heads}))
         return path
 
     return make
@@ -78,18 +78,25 @@ def test_anything_but_weights_is_refused(state, write, tmp_path, monkeypatch):
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MissingError, match="cannot be read"):
         read_original(tmp_path / "cut.pt")
+    for name, content in (("empty.pt", b""), ("text.pt", b"hello"), ("zip.pt", b"PK")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MissingError, match=name):
+            read_original(tmp_path / name)
     with pytest.raises(MissingError, match="holds a list"):
         read_original(write([1, 2]))
     with pytest.raises(UsageError, match=r"no checkpoint of the original DiT code: it has no x_embedder"):
         read_original(write({"weight": torch.zeros(3)}))
+    others = {name.replace("blocks.", "en_blocks."): each for name, each in state.items()}
+    with pytest.raises(UsageError, match=r"it has no blocks.0.attn.qkv.weight"):
+        read_original(write(others))
     with pytest.raises(MissingError, match="does not exist"):
         read_original(tmp_path / "none.pt")
 
 
 def test_heads_are_those_of_the_paper_or_must_be_said(state, write):
     path = write(state)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(UsageError, match=rf"width {WIDTH}, whose number of attention heads is not known: .*dit.json"):
+    path.with_suffix(".dit.json").unlink()
+    with pytest.raises(UsageError, match=rf"width {WIDTH}, whose number of attention heads is .*dit.dit.json"):
         original_config(path)
     assert HEADS == {384: 6, 768: 12, 1024: 16, 1152: 16}
 

@@ -64,9 +64,9 @@ def test_default_source(fresh: DiT, tmp_path: Path) -> None:
 
 def test_sources_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     for source in ("digits", "replay", str(tmp_path)):
-        check_source(source, "digits")
+        check_source(source)
     with pytest.raises(MissingError, match=r"--data nowhere does not exist; give a folder, a zip, digits or replay"):
-        check_source("nowhere", "digits")
+        check_source("nowhere")
 
 
 def test_folders_are_labelled_by_the_models_names(tiny: DiT, picture_folder: Callable) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from erase.api import run
 from erase.api.exporting import apply, export
-from pipelines.errors import UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json
-from pipelines.model import load
+from pipelines.model import load, save
 from pipelines.original import read_original
 
 QUICK = {"steps": 2, "forget_batch_size": 8, "retain_batch_size": 8, "replay_per_class": 4}
@@ -20,7 +20,7 @@ def checkpoint(original_dit, tmp_path):
     """A small checkpoint of the original layout that the tiny model's VAE fits."""
     path = tmp_path / "dit.pt"
     torch.save({"ema": original_dit.random_state(width=48, depth=2, num_classes=10, grid=2)}, path)
-    path.with_suffix(".json").write_text(json.dumps({"num_attention_heads": 4, "id2label": {"3": "three"}}))
+    path.with_suffix(".dit.json").write_text(json.dumps({"num_attention_heads": 4, "id2label": {"3": "three"}}))
     return path
 
 
@@ -58,7 +58,7 @@ def test_a_delta_on_its_base_is_the_erased_model(erased, checkpoint, tmp_path):
     assert same_weights(load(folder), erased.model)
     for part in ("transformer/config.json", "model_index.json", "scheduler/scheduler_config.json"):
         assert read_json(folder / part) == read_json(erased.run_dir / "model" / part)
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match="is a file or not empty"):
         apply(path, tmp_path / "rebuilt")
 
 
@@ -76,3 +76,24 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(erased, t
     with pytest.raises(UsageError, match="erase with --time-embedding original"):
         export(plain.run_dir, tmp_path / "x.pt", form="original")
     assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_delta_travels_without_its_makers_folders_but_not_to_another_use_of_the_weights(
+    erased, checkpoint, tiny_folder, tmp_path
+):
+    path = export(erased.run_dir, tmp_path / "delta.safetensors", form="delta")
+    moved = tmp_path / "elsewhere"
+    save(load(checkpoint, vae=str(tiny_folder / "vae")), moved)
+    assert same_weights(load(apply(path, tmp_path / "rebuilt", base=str(moved))), erased.model)
+
+    # The same weights with diffusers' time embedding are another network.
+    save(load(checkpoint, vae=str(tiny_folder / "vae"), time_embedding="diffusers"), tmp_path / "unlike")
+    with pytest.raises(UsageError, match=r"made from a base with .*original.*, .*unlike has .*diffusers"):
+        apply(path, tmp_path / "no", base=str(tmp_path / "unlike"))
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_unfinished_run_is_not_looked_for_on_the_hub(erased, tmp_path, monkeypatch):
+    (erased.run_dir / "model").rename(tmp_path / "away")
+    with pytest.raises(MissingError, match="is not finished: repeat its command"):
+        export(erased.run_dir, tmp_path / "x.pt", form="original")

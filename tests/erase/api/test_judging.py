@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def imagenet_model(original_dit, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imagenet")
     path = folder / "dit.pt"
     torch.save(original_dit.random_state(width=48, depth=1, num_classes=1000, grid=2), path)
-    path.with_suffix(".json").write_text(json.dumps({"num_attention_heads": 4}))
+    path.with_suffix(".dit.json").write_text(json.dumps({"num_attention_heads": 4}))
     save(load(path, vae=str(tiny_folder / "vae")), folder / "model")
     return str(folder / "model")
 
@@ -95,7 +96,10 @@ def test_inception_protocols_score_a_model_of_imagenet_classes(imagenet_model, p
 
     # The same pictures as a file of statistics: the class comes out of it exactly.
     observed = observe(held_out_images(load(imagenet_model), photographs), scorer=scorer_of(imagenet_model, judged()))
-    save_observations(observed, tmp_path / "stats.npz", meta={})
+    save_observations(
+        observed, tmp_path / "stats.npz", classifier=record["protocol"]["classifier"], meta={},
+        class_names=load(imagenet_model).classes.labels,
+    )  # fmt: skip
     again = scored(str(tmp_path / "stats.npz"))
     assert again["original"]["frechet"]["value"] == pytest.approx(
         record["original"]["frechet"]["value"], rel=1e-6, abs=0
@@ -123,11 +127,18 @@ def test_statistics_are_made_and_read(imagenet_model, photographs, judged, tmp_p
     assert (facts["n"], facts["feature_space"]) == (20, "inception") and 0 <= facts["accuracy"] <= 1
     gaussian, meta = load_gaussian(path)
     assert gaussian.n == 20 and len(gaussian.mean) == 2048 and meta["classifier"] == facts["classifier"]
-    assert load_observations(path, feature_space="inception").class_labels.bincount().nonzero()[:, 0].tolist() == [
-        3, 207, 208, 360, 999,
-    ]  # fmt: skip
+    names, scorer = load(imagenet_model).classes.labels, scorer_of(imagenet_model, judged())
+    kept = load_observations(path, scorer=scorer, class_names=names)
+    assert kept.class_labels.bincount().nonzero()[:, 0].tolist() == [3, 207, 208, 360, 999]
+    assert kept.predicted is not None
+
+    # Another classifier's predictions say nothing about this one; other classes or features cannot be used at all.
+    other = SimpleNamespace(feature_space="inception", name="another")
+    assert load_observations(path, scorer=other, class_names=names).predicted is None
+    with pytest.raises(UsageError, match="made for a model with other class names"):
+        load_observations(path, scorer=scorer, class_names=names[::-1])
     with pytest.raises(UsageError, match="holds inception features, this evaluation uses digits"):
-        load_observations(path, feature_space="digits")
+        load_observations(path, scorer=SimpleNamespace(feature_space="digits", name=scorer.name), class_names=names)
     with pytest.raises(UsageError, match=r"--output .*stats.txt must be an .npz"):
         write_statistics(photographs, imagenet_model, tmp_path / "stats.txt", protocol="quick", judges=Judges())
 
@@ -162,5 +173,8 @@ def test_missing_parts_are_named_before_anything_runs(imagenet_model, photograph
         ask(protocol="quick")
     with pytest.raises(MissingError, match="--reference nowhere does not exist"):
         ask(protocol="quick", reference="nowhere")
+    (tmp_path / "cut.npz").write_bytes(b"PK not an archive")
+    with pytest.raises(MissingError, match=r"cut.npz is no whole npz of statistics"):
+        ask(protocol="quick", reference=str(tmp_path / "cut.npz"))
     assert ask(protocol="quick", reference=photographs).judges.reference == photographs
     assert not (tmp_path / "run").exists()

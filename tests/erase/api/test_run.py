@@ -12,7 +12,8 @@ from erase import api
 from erase.api import python_call, request, run
 from erase.rundir import RunDir
 from erase.saliency import density, load_mask
-from pipelines.errors import DivergedError, InterruptedRun
+from erase.task import Loss
+from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.files import read_json
 from pipelines.model import load
 
@@ -69,14 +70,27 @@ def test_a_method_without_masks_writes_none(go, tmp_path):
     assert not (tmp_path / "run" / "masks").exists()
 
 
-def test_a_run_that_diverges_keeps_the_last_good_model(go, tmp_path, tiny_folder):
-    wild = {"forget_learning_rate": 50.0, "steps": 20, "checkpoint_every": 5, "log_every": 5}
-    with pytest.raises(DivergedError, match="lower --forget-learning-rate"):
-        go(method="gradient_ascent", options=wild)
+def test_a_run_that_diverges_keeps_the_last_good_model(go, tmp_path, tiny_folder, monkeypatch):
+    """From step 7 on the forget loss is enormous: the weights of the checkpoint at step 5 are kept."""
+    from erase import diffusion_task
+
+    calm = diffusion_task.DiffusionTask.forget_loss
+    seen = []
+
+    def wild(task, batch):
+        seen.append({name: each.detach().clone() for name, each in task.parameters.items()})
+        loss = calm(task, batch)
+        return loss if len(seen) < 7 else Loss(loss.objective * torch.nan, loss.denoising)
+
+    monkeypatch.setattr(diffusion_task.DiffusionTask, "forget_loss", wild)
+    with pytest.raises(DivergedError, match="the weights of step 5 are kept: lower --forget-learning-rate"):
+        go(method="gradient_ascent", options={"steps": 20, "checkpoint_every": 5, "log_every": 5})
     folder = RunDir(tmp_path / "run")
     assert folder.state == "diverged" and "lower --forget-learning-rate" in status_of(folder.path)["reason"]
     assert not folder.model_dir.exists()
-    assert same_weights(load(folder.last_good_dir), load(tiny_folder))  # it diverged before its first checkpoint
+    kept = dict(load(folder.last_good_dir).transformer.named_parameters())
+    assert all(torch.equal(kept[name], each) for name, each in seen[5].items())  # before the sixth step
+    assert not same_weights(load(folder.last_good_dir), load(tiny_folder))
 
 
 def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path, monkeypatch):
@@ -111,14 +125,34 @@ def test_a_run_stopped_while_preparing_is_resumable(go, tmp_path, monkeypatch, k
     assert status_of(tmp_path / "run")["state"] == "complete"
 
 
-def test_the_call_in_the_report_makes_the_same_run(tiny_folder, tmp_path):
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_the_call_in_the_report_makes_the_same_run(tiny_folder, tmp_path, preset):
+    given = {"steps": 3, "seed": 2}
     asked = request(
-        str(tiny_folder), ["three", 8], method="sfron", options={"steps": 3, "seed": 2}, protocol="none",
+        str(tiny_folder), ["three", 8], method="sfron", preset=preset, options=given, protocol="none",
         output_dir=tmp_path / "run",
     )  # fmt: skip
-    line = python_call(str(tiny_folder), ["three", 8], asked, given={"steps": 3, "seed": 2})
+    line = python_call(str(tiny_folder), ["three", 8], asked, preset=preset, given=given)
     repeated = SimpleNamespace(
         run=lambda model, *classes, **given: request(model, classes, output_dir=tmp_path / "b", **given)
     )
     assert eval(line, {"erase": repeated}).config.hash == asked.config.hash
     assert erase.run is run
+
+
+def test_another_setting_in_the_same_folder_is_refused_both_ways(go, tmp_path):
+    """A setting at its default is not written into the identity: the comparison must see it all the same."""
+    go()
+    with pytest.raises(UsageError, match=r"\(precision differ\)"):
+        go(options={"precision": "bf16"})
+    go(options={"precision": "bf16"}, output_dir=tmp_path / "other")
+    with pytest.raises(UsageError, match=r"\(precision differ\)"):
+        go(output_dir=tmp_path / "other")
+
+
+def test_a_run_that_is_scored_later_was_not_finished_before(go, tmp_path, monkeypatch):
+    first = go()
+    monkeypatch.setattr(api, "check_scoring", lambda *_, **__: None)
+    monkeypatch.setattr(api, "score_run", lambda *_, **__: {"scored": True})
+    again = go(protocol="small")
+    assert not again.repeated and again.seconds >= first.seconds
