@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def erase(*arguments: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
@@ -181,3 +183,30 @@ def test_doctor_says_that_the_embedded_model_works(here: Path) -> None:
     done = erase("doctor", "--json", cwd=here)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["healthy"] is True
+
+
+def test_the_sequence_from_a_cache_to_a_rebuilt_model(here: Path) -> None:
+    """cache, run, export as a delta, apply: the rebuilt weights are the erased ones, bit for bit."""
+    done = erase("cache", "digits", "--model", "digits", "--json", cwd=here)
+    assert done.returncode == 0 and json.loads(done.stdout)["images"] == 1397, done.stderr
+    run = ("run", "three", "--model", "digits", "--method", "gradient_ascent", "--steps", "2", "--protocol", "none")
+    done = erase(*run, "--output", "r", cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = erase("export", "r", "--format", "delta", "--output", "delta.safetensors", "--json", cwd=here)
+    assert json.loads(done.stdout)["bytes"] == (here / "delta.safetensors").stat().st_size
+    done = erase("apply", "digits", "delta.safetensors", "--output", "again", cwd=here)
+    assert (done.returncode, done.stdout.strip()) == (0, "again"), done.stderr
+    first, second = (load_file(here / folder / WEIGHTS) for folder in ("r/model", "again"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+    # What cannot be done is one sentence.
+    refused = erase("export", "r", "--format", "original", "--output", "x.pt", cwd=here)
+    assert refused.returncode == 2 and "--time-embedding original" in sentence(refused)
+    refused = erase("apply", "digits", "delta.safetensors", "--output", "delta.safetensors", cwd=here)
+    assert refused.returncode == 2 and "is a file or not empty" in sentence(refused)
+    refused = erase("probe", "r", cwd=here)
+    assert refused.returncode == 4 and "has no scores" in sentence(refused)
+    refused = erase(*run, "--gate", "retain_drop<=0.1", cwd=here)
+    assert refused.returncode == 2 and "--gate" in sentence(refused)
+    refused = erase("stats", "show", "delta.safetensors", cwd=here)
+    assert refused.returncode == 4 and "no whole npz" in sentence(refused)

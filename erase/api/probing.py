@@ -23,7 +23,7 @@ from pipelines.tensor_file import load_tensors, save_tensors
 from ..config import erasure_from_dict, read_yaml
 from ..erasure import load_original
 from ..interrupt import stoppable
-from ..rundir import cache_dir, find_run
+from ..rundir import RunDir, cache_dir, find_run
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
 from .result import Result

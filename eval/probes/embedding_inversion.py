@@ -41,7 +41,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 
 def invert(
     model: DiT, forget_class: int, images: Latents, budget: Budget, *, start: int
-) -> tuple[list[tuple[int, float]], tuple[Value, Tensor]]:
+) -> tuple[list[list[float]], tuple[Value, Tensor]]:
     """Accuracy by step of one start, and its last measurement with pictures."""
     row = starting_row(model, forget_class, start=start, seed=budget.seed).requires_grad_(True)
     optimizer = torch.optim.Adam([row], lr=LEARNING_RATE)
@@ -59,7 +59,7 @@ def invert(
                 num_images=budget.num_images if last else budget.amount.screening_images,
                 batch_size=budget.batch_size,
             )  # fmt: skip
-        curve.append((goal, result[0].value))
+        curve.append([goal, result[0].value])
     return curve, result
 
 

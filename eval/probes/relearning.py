@@ -34,7 +34,7 @@ def relearn(model: DiT, forget_class: int, classes: list[int], budget: Budget, *
             attacked, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
             num_images=budget.num_images, batch_size=budget.batch_size,
         )  # fmt: skip
-        curve.append((goal, result[0].value))
+        curve.append([goal, result[0].value])
     value, pictures = result
     return ProbeResult(
         value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,

@@ -1,0 +1,122 @@
+"""Probing a scored run: every attack beside its controls, nothing attacked twice, nothing lost, gates."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from erase.api import probing, run
+from erase.api.probing import hold_gates, probe
+from eval import probe as eval_probe
+from eval.gates import parse_gates
+from eval.probe import AMOUNTS, probe_names
+from eval.protocol import named
+from pipelines.classifier import build_classifier, save_classifier
+from pipelines.errors import GateFailedError, MissingError, UsageError
+from pipelines.files import read_json
+
+PROTOCOL = dataclasses.replace(named("small"), num_inference_steps=2, num_forget_images=4, num_retain_images=18)
+SHORT = dataclasses.replace(
+    AMOUNTS["quick"], screening_images=2, inversion_steps=(2, 3), inversion_images=4, relearning_steps=(1, 2),
+    relearning_images=3, retained_images=6,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judged_model(tiny_folder, tmp_path_factory):
+    """The tiny model with a classifier of its own."""
+    folder = tmp_path_factory.mktemp("judged") / "model"
+    shutil.copytree(tiny_folder, folder)
+    torch.manual_seed(0)
+    network = build_classifier("test_resnet", num_classes=10, input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    save_classifier(network, folder / "classifier")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures of each class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draws = np.random.default_rng(0)
+    for name in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"):
+        (folder / name).mkdir()
+        for number in range(3):
+            Image.fromarray(draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / name / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def scored(judged_model, pictures, tmp_path, monkeypatch):
+    """A scored run of the trivial baseline, with a cache of its own."""
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(AMOUNTS, "quick", SHORT)
+    monkeypatch.setattr(eval_probe.Budget, "num_images", 6)
+    return run(
+        judged_model, "three", method="embedding_reset", data=pictures, protocol=PROTOCOL, reference=pictures,
+        output_dir=tmp_path / "run", progress=False,
+    )  # fmt: skip
+
+
+def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, monkeypatch):
+    record = probe(scored.run_dir, retrained=judged_model, progress=False)
+    assert set(record["probes"]) == set(probe_names())
+    subjects = ["original", "embedding_reset", "retrained", "erased", "control"]
+    for rows in record["probes"].values():
+        assert list(rows) == subjects
+        assert {rows[who]["detail"]["class_label"] for who in subjects[:4]} == {3}
+        assert rows["control"]["detail"]["class_label"] != 3
+    assert record["recovery"]["embedding_restore"]["floor"] is not None
+    assert read_json(scored.run_dir / "eval" / "results.json")["probes"] == record["probes"]
+    report = (scored.run_dir / "report.html").read_text()
+    assert "label mixing" in report and "Retrained without the class" in report
+
+    # A second time every outcome is read.
+    monkeypatch.setattr(probing, "load_probe", lambda name: None)
+    again = probe(scored.run_dir, retrained=judged_model, progress=False)
+    assert again["probes"] == record["probes"] and again["recovery"] == record["recovery"]
+
+
+def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
+    first = probe(scored.run_dir, probes=["relearning"], retrained=judged_model, progress=False)
+    assert set(first["probes"]) == {"embedding_restore", "relearning"}
+    second = probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
+    assert set(second["probes"]) == {"embedding_restore", "relearning", "unconditional_mass"}
+    assert second["probes"]["relearning"] == first["probes"]["relearning"]  # with its floor
+    assert second["recovery"]["relearning"]["floor"] is not None
+    assert "relearning" in (scored.run_dir / "report.html").read_text()
+
+
+def test_an_outcome_belongs_to_weights_budget_and_time_embedding(scored, monkeypatch):
+    probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
+    kept = set((probing.probe_dir()).iterdir())
+    monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(SHORT, retained_images=7))
+    probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
+    new = set(probing.probe_dir().iterdir()) - kept
+    assert len(new) == 3  # original, erased and control: this erasure is the row reset itself
+
+
+def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored):
+    hold_gates(scored, parse_gates("retain_drop<=1, retain_accuracy>=0"), device="auto", progress=False)
+    with pytest.raises(GateFailedError, match=r"^retain_accuracy>=2 fails: retain_accuracy is "):
+        hold_gates(scored, parse_gates("retain_accuracy>=2, retain_drop<=1"), device="auto", progress=False)
+    hold_gates(scored, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
+    record = read_json(scored.run_dir / "eval" / "results.json")
+    assert "unconditional_mass" in record["probes"] and "label_mixing" not in record["probes"]
+
+
+def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_path, judged_model, monkeypatch):
+    monkeypatch.setattr(probing, "load_original", None)
+    with pytest.raises(UsageError, match="--budget 'vast' is not one of quick, full"):
+        probe(scored.run_dir, budget="vast")
+    with pytest.raises(UsageError, match="--probe 'magic' is not one of"):
+        probe(scored.run_dir, probes=["magic"])
+    with pytest.raises(MissingError, match="nowhere does not exist"):
+        probe(scored.run_dir, data="nowhere")
+    with pytest.raises(MissingError, match="is not a run directory"):
+        probe(tmp_path / "none")
+    (scored.run_dir / "eval" / "results.json").unlink()
+    with pytest.raises(MissingError, match="has no scores"):
+        probe(scored.run_dir)
