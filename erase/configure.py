@@ -12,6 +12,7 @@ from pipelines.sources import REPLAY, check_source, default_source
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
 from .method import Method, method_class
 
+DEFAULT_METHOD = "retain_posterior"
 COMMON = ("model", "method", "preset", "data", "protocol", "reference", "classifier", "inception", "also", "gate",
           "output", "device", "json", "dry_run")  # other flags of `erase run`  # fmt: skip
 
@@ -20,7 +21,7 @@ def configure(
     model: str,
     classes: Sequence[str | int],
     *,
-    method: str = "retain_posterior",
+    method: str = DEFAULT_METHOD,
     preset: str = "default",
     data: str | None = None,
     options: Mapping[str, Any] | None = None,

@@ -94,16 +94,7 @@ def prepare(
     progress: bool,
 ) -> Workspace:
     """Data and everything else that the method needs."""
-    source = {
-        "cache_dir": cache_dir,
-        "replay_per_class": config.replay_per_class,
-        "seed": config.seed,
-        "progress": progress,
-    }
-    latents = training_latents(model, config.data, num_images=config.retain_images, **source)
-    forget = latents.of_classes(list(config.forget_classes))
-    if config.retain_images:  # a sample for the retain set, every image for the forget set
-        forget = training_latents(model, config.data, classes=config.forget_classes, **source)
+    latents, forget = images_of(model, config, config.data, cache_dir=cache_dir, progress=progress)
     kept_latents = latents
     if "replay" in method.needs:
         kept_latents = replay_latents(
@@ -122,6 +113,25 @@ def prepare(
     )
     add_needs(workspace, latents, kept_latents, config, method.needs, cache_dir=cache_dir)
     return workspace
+
+
+def images_of(
+    model: DiT, config: ErasureConfig, source: str, *, cache_dir: Path | None, progress: bool
+) -> tuple[Latents, Latents]:
+    """Latents of a source as a configuration takes them: of all classes or a sample of them, and of the erased ones.
+
+    Where the first are a sample, the second are still every image of the erased classes.
+    """
+    shared = {
+        "cache_dir": cache_dir,
+        "replay_per_class": config.replay_per_class,
+        "seed": config.seed,
+        "progress": progress,
+    }
+    latents = training_latents(model, source, num_images=config.retain_images, **shared)
+    if config.retain_images:
+        return latents, training_latents(model, source, classes=config.forget_classes, **shared)
+    return latents, latents.of_classes(list(config.forget_classes))
 
 
 def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:

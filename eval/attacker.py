@@ -7,15 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.diffusion import denoising_loss, draw_noise
+from pipelines.errors import UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT
 from pipelines.randomness import epoch_indices, generator
 
+from .probe import Budget
 
-def owned(images: Latents, class_labels: Sequence[int], *, num_images: int, seed: int) -> Latents:
-    """``num_images`` random images of some classes: what an attacker has found; all where there are no more."""
-    members = images.of_classes(list(class_labels))
-    order = torch.randperm(len(members), generator=generator(seed, "attacker images"))
+
+def owned(budget: Budget, class_labels: Sequence[int], *, num_images: int) -> Latents:
+    """``num_images`` random images of some classes: what an attacker has found; all where there are no more.
+
+    Raises ``UsageError`` for a budget without images.
+    """
+    if budget.images is None:
+        raise UsageError("this attack needs images of the class: name them with --data")
+    members = budget.images.of_classes(list(class_labels))
+    order = torch.randperm(len(members), generator=generator(budget.seed, "attacker images"))
     return members.subset(order[:num_images].sort().values)
 
 

@@ -16,6 +16,7 @@ from pipelines.latents import Latents
 from pipelines.model import DiT
 
 from . import probes
+from .evaluate import class_share
 from .features import Scorer
 from .protocol import Protocol
 from .values import Value
@@ -92,6 +93,37 @@ class ProbeResult:
     def to_dict(self) -> dict[str, Any]:
         """The record's entry: everything except the pictures."""
         return Value(value=self.value, low=self.low, high=self.high, n=self.n, detail=self.detail).to_dict()
+
+
+def outcome(
+    measured: tuple[Value, Tensor], class_label: int, *, detail: Mapping[str, Any] | None = None
+) -> ProbeResult:
+    """The result of a probe from a measured share and its pictures."""
+    value, pictures = measured
+    return ProbeResult(
+        value=value.value,
+        low=value.low,
+        high=value.high,
+        n=value.n,
+        pictures=pictures,
+        detail={"class_label": class_label, **(detail or {})},
+    )
+
+
+def measure(
+    model: DiT, class_label: int, budget: Budget, *, num_images: int = 0, first: int = 0
+) -> tuple[Value, Tensor]:
+    """Share of a class's images that are recognised, under the budget, and eight of them; 0 images: the budget's."""
+    return class_share(
+        model,
+        class_label,
+        drawn_as=class_label,
+        protocol=budget.protocol,
+        scorer=budget.scorer,
+        num_images=num_images or budget.num_images,
+        batch_size=budget.batch_size,
+        first=first,
+    )
 
 
 Probe = Callable[[DiT, int, Budget], ProbeResult]

@@ -16,7 +16,7 @@ from pipelines.model_source import check_model, classifier_dir, load_classes, or
 from ..card import model_card
 from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig, erasure_from_dict
-from ..configure import configure
+from ..configure import DEFAULT_METHOD, configure
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
@@ -24,8 +24,6 @@ from .devices import pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
 from .result import Result
 from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
-
-DEFAULT_METHOD = "retain_posterior"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import is_safetensors
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
-from pipelines.sources import check_source, training_latents
+from pipelines.sources import check_source
 from pipelines.tensor_file import load_tensors, save_tensors
 
 from ..config import erasure_from_dict, read_yaml
-from ..erasure import load_original
+from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
 from .devices import pick_device
@@ -144,17 +144,9 @@ def budget_of(
     """What the attacker has, under the protocol that scored the run."""
     asked = dict(record["asked"])
     protocol = Protocol(**asked.pop("protocol"))
-    source = {
-        "cache_dir": cache_dir(),
-        "replay_per_class": config.replay_per_class,
-        "seed": config.seed,
-        "progress": progress,
-    }
-    images = training_latents(original, data or config.data, num_images=config.retain_images, **source)
-    if config.retain_images:  # the run's sample, and every image of the erased classes
-        own = training_latents(original, data or config.data, classes=config.forget_classes, **source)
-        others = [index for index in range(original.num_classes) if index not in config.forget_classes]
-        images = images.of_classes(others).joined(own)
+    latents, forget = images_of(original, config, data or config.data, cache_dir=cache_dir(), progress=progress)
+    others = [index for index in range(original.num_classes) if index not in config.forget_classes]
+    images = latents.of_classes(others).joined(forget) if config.retain_images else latents
     scorer = protocol_scorer(original, protocol, Judges(**asked))
     return Budget(original=original, protocol=protocol, scorer=scorer, amount=amount, images=images, seed=config.seed)
 

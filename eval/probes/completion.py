@@ -8,7 +8,7 @@ import torch
 
 from eval.evaluate import images_share
 from eval.plan import image_seed
-from eval.probe import Budget, ProbeResult
+from eval.probe import Budget, ProbeResult, outcome
 from pipelines.model import DiT
 from pipelines.sampler import sample_latents
 
@@ -28,8 +28,5 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
             latents = sample_latents(budget.original, labels, chunk, settings, finisher=model, switch=switch)
             yield model.decode(latents).cpu()
 
-    found, pictures = images_share(drawn(), forget_class, scorer=budget.scorer)
-    return ProbeResult(
-        value=found.value, low=found.low, high=found.high, n=found.n, pictures=pictures,
-        detail={"class_label": forget_class, "steps_of_the_original": switch},
-    )  # fmt: skip
+    measured = images_share(drawn(), forget_class, scorer=budget.scorer)
+    return outcome(measured, forget_class, detail={"steps_of_the_original": switch})

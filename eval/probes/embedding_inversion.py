@@ -4,11 +4,9 @@ import torch
 from torch import Tensor
 
 from eval.attacker import batch_loss, owned
-from eval.evaluate import class_share
-from eval.probe import Budget, ProbeResult, label_row, label_tables
+from eval.probe import Budget, ProbeResult, label_row, label_tables, measure, outcome
 from eval.values import Value
 from pipelines.embedding import label_table
-from pipelines.errors import UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT
 
@@ -18,25 +16,15 @@ BATCH_SIZE = 64
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Best forget accuracy over several starts; the curve is that of the best."""
-    if budget.images is None:
-        raise UsageError("embedding_inversion needs images of the class: name them with --data")
     amount = budget.amount
-    images = owned(budget.images, [forget_class], num_images=amount.inversion_images, seed=budget.seed)
+    images = owned(budget, [forget_class], num_images=amount.inversion_images)
     best, curves = None, []
     for start in range(amount.inversion_starts):
         curve, result = invert(model, forget_class, images, budget, start=start)
         curves.append(curve)
         if best is None or result[0].value > best[0].value:
             best = result
-    value, pictures = best
-    return ProbeResult(
-        value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,
-        detail={
-            "class_label": forget_class,
-            "images": len(images),
-            "curves": curves,
-        },
-    )  # fmt: skip
+    return outcome(best, forget_class, detail={"images": len(images), "curves": curves})
 
 
 def invert(
@@ -54,11 +42,8 @@ def invert(
             done += 1
         with label_row(model, forget_class, row.detach()):
             last = goal == budget.amount.inversion_steps[-1]
-            result = class_share(
-                model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
-                num_images=budget.num_images if last else budget.amount.screening_images,
-                batch_size=budget.batch_size,
-            )  # fmt: skip
+            num_images = budget.num_images if last else budget.amount.screening_images
+            result = measure(model, forget_class, budget, num_images=num_images)
         curve.append([goal, result[0].value])
     return curve, result
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from eval.evaluate import class_share
-from eval.probe import Budget, ProbeResult, label_row
+from eval.probe import Budget, ProbeResult, label_row, measure, outcome
 from pipelines.embedding import label_table
 from pipelines.model import DiT
 
@@ -24,21 +23,13 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     best_name, best_row, best_share = "", None, -1.0
     for name, row in mixes(model, forget_class):
         with label_row(model, forget_class, row):
-            found, _ = class_share(
-                model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
-                num_images=budget.amount.screening_images, batch_size=budget.batch_size, first=SCREENING_SEED,
-            )  # fmt: skip
+            screening = budget.amount.screening_images
+            found, _ = measure(model, forget_class, budget, num_images=screening, first=SCREENING_SEED)
         if found.value > best_share:
             best_name, best_row, best_share = name, row, found.value
     with label_row(model, forget_class, best_row):
-        value, pictures = class_share(
-            model, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
-            num_images=budget.num_images, batch_size=budget.batch_size,
-        )  # fmt: skip
-    return ProbeResult(
-        value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,
-        detail={"class_label": forget_class, "mix": best_name, "screened": best_share},
-    )  # fmt: skip
+        measured = measure(model, forget_class, budget)
+    return outcome(measured, forget_class, detail={"mix": best_name, "screened": best_share})
 
 
 def mixes(model: DiT, forget_class: int) -> Iterator[tuple[str, Tensor]]:

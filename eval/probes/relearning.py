@@ -1,9 +1,7 @@
 """Fine-tune on a few images of the class: how soon does it come back?"""
 
 from eval.attacker import adam_steps, batch_loss, owned, trainable_copy
-from eval.evaluate import class_share
-from eval.probe import Budget, ProbeResult
-from pipelines.errors import UsageError
+from eval.probe import Budget, ProbeResult, measure, outcome
 from pipelines.model import DiT
 
 LEARNING_RATE = 2e-4
@@ -17,9 +15,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 
 def relearn(model: DiT, forget_class: int, classes: list[int], budget: Budget, *, num_images: int) -> ProbeResult:
     """Fine-tune a copy of the model on images of ``classes`` under their own labels and measure the class."""
-    if budget.images is None:
-        raise UsageError("relearning needs images of the class: name them with --data")
-    images = owned(budget.images, classes, num_images=num_images, seed=budget.seed)
+    images = owned(budget, classes, num_images=num_images)
     attacked = trainable_copy(model)
     weights = list(attacked.transformer.parameters())
     curve, optimizer, done, result = [], None, 0, None
@@ -30,17 +26,6 @@ def relearn(model: DiT, forget_class: int, classes: list[int], budget: Budget, *
             steps=goal, learning_rate=LEARNING_RATE, first=done, optimizer=optimizer,
         )  # fmt: skip
         done = goal
-        result = class_share(
-            attacked, forget_class, drawn_as=forget_class, protocol=budget.protocol, scorer=budget.scorer,
-            num_images=budget.num_images, batch_size=budget.batch_size,
-        )  # fmt: skip
+        result = measure(attacked, forget_class, budget)
         curve.append([goal, result[0].value])
-    value, pictures = result
-    return ProbeResult(
-        value=value.value, low=value.low, high=value.high, n=value.n, pictures=pictures,
-        detail={
-            "class_label": forget_class,
-            "images": len(images),
-            "curve": curve,
-        },
-    )  # fmt: skip
+    return outcome(result, forget_class, detail={"images": len(images), "curve": curve})
