@@ -43,6 +43,12 @@ class EngineConfig:
     retain_weight: float = option(1.0, "scale of the retain loss; values other than 1 need a shared optimizer")
     forget_weight_schedule: Literal["constant", "cosine"] = option("constant", "decay of the forget weight to zero")
     weight_decay: float = option(0.0, "decoupled weight decay of AdamW on both sides")
+    forget_moments: Literal["full", "packed"] = option(
+        "full", "packed keeps the forget side's moments inside its mask alone: the same steps in less memory"
+    )
+    retain_moments: Literal["full", "8bit"] = option(
+        "full", "8bit keeps the retain side's moments in 8-bit blocks (torchao): a quarter of their memory"
+    )
     forget_clip: float = option(1.0, "clip the forget gradient to this norm; 0 switches clipping off")
     retain_clip: float = option(1.0, "clip the retain gradient to this norm; 0 switches clipping off")
     clip_order: Literal["mask-clip", "clip-mask"] = option(
@@ -63,6 +69,9 @@ class EngineConfig:
         0.0, "stop early with forget accuracy at or below this share, at the best retain accuracy; 0 never"
     )
     stop_every: int = option(50, "outer steps between two early-stop checks")
+    diagnostics: bool = option(
+        True, "log update norms and the cosine of the two gradients; takes two more copies of the weights"
+    )
     log_every: int = option(10, "outer steps between two log lines")
     checkpoint_every: int = option(50, "outer steps between two checkpoints")
     preview_every: int = option(0, "outer steps between two preview images; 0 makes none")
@@ -110,6 +119,15 @@ def check_combinations(config: EngineConfig) -> None:
         raise UsageError(
             f"--update {config.update} with --optimizers shared takes one step: the forget and retain learning "
             "rates and their schedules must be equal"
+        )
+    for name in ("forget_moments", "retain_moments"):
+        if getattr(config, name) != "full" and not dual:
+            raise UsageError(
+                f"{flag(name)} {getattr(config, name)} needs --optimizers dual: shared ones have one state"
+            )
+    if config.forget_moments == "packed" and config.weight_decay:
+        raise UsageError(
+            f"--forget-moments packed keeps nothing to decay: --weight-decay {config.weight_decay:g} acts on all"
         )
     if config.update == "joint" and config.forget_clip != config.retain_clip:
         raise UsageError("--update joint clips one summed gradient: --forget-clip and --retain-clip must be equal")
@@ -203,8 +221,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 # Fields of ErasureConfig that a user sets by their own name.
 OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
                "fisher_samples", "replay_per_class")  # fmt: skip
-UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0}
-WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
+# Values that say nothing: a configuration from before the setting existed has the same identity.
+UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
+          "forget_moments": "full", "retain_moments": "full"}  # fmt: skip
+# Settings that leave the weights as they are.
+WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +262,18 @@ class ErasureConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the resulting weights: settings that only watch the run have no part in it."""
         values = self.as_dict()
-        values["engine"] = {name: value for name, value in values["engine"].items() if name not in WATCHING}
-        return {name: value for name, value in values.items() if value != UNSAID.get(name)}
+        values["engine"] = said({name: each for name, each in values["engine"].items() if name not in WATCHING})
+        return said(values)
 
     @property
     def hash(self) -> str:
         """Twelve hex digits of the identity."""
         return config_hash(self.identity())
+
+
+def said(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the values that say nothing."""
+    return {name: value for name, value in values.items() if name not in UNSAID or value != UNSAID[name]}
 
 
 def erasure_from_dict(values: dict[str, Any]) -> ErasureConfig:

@@ -14,7 +14,7 @@ from .method import Method, method_class
 
 DEFAULT_METHOD = "retain_posterior"
 COMMON = ("model", "method", "preset", "data", "protocol", "reference", "classifier", "inception", "also", "gate",
-          "output", "device", "json", "dry_run")  # other flags of `erase run`  # fmt: skip
+          "output", "device", "memory", "json", "dry_run")  # other flags of `erase run`  # fmt: skip
 
 
 def configure(
@@ -70,6 +70,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
         reasons.setdefault("stop_every", "without --stop-below nothing stops early")
     if not any(need.endswith("fisher") for need in method.needs):
         reasons["fisher_samples"] = f"method {config.method} needs no Fisher diagonal"
+    if method.mask_density == 1:
+        reasons.setdefault("forget_moments", f"method {config.method} has no saliency mask in the forget phase here")
     if config.data == REPLAY or "replay" in method.needs:
         reasons["retain_images"] = "the retain set is replay, whose size is --replay-per-class"
     if config.data != REPLAY and "replay" not in method.needs:

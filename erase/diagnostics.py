@@ -31,13 +31,16 @@ class Meter:
         return {side: int(sums[-2]) for side, sums in self.sums.items()}
 
     def read(self) -> dict[str, float | None]:
-        """Means since the last line and the measurements of the last step (None if not finite); starts anew."""
+        """Means since the last line and what the last step measured (None if not finite); starts anew."""
         last = self.last
-        line = {"nonfinite": sum(self.nonfinite().values()), "gradient_cosine": float(last.cosine)}
+        line = {"nonfinite": sum(self.nonfinite().values())}
+        if last.cosine is not None:
+            line["gradient_cosine"] = float(last.cosine)
         for side, phases in zip(SIDES, (last.forget, last.retain), strict=True):
             *sums, _, steps = self.sums[side].tolist()
             line |= {f"{side}_{name}": value / steps for name, value in zip(MEANS, sums, strict=True)}
-            line[f"{side}_update_norm"] = float(phases[-1].update_norm)
+            if phases[-1].update_norm is not None:
+                line[f"{side}_update_norm"] = float(phases[-1].update_norm)
             self.sums[side].zero_()
         return {name: value if math.isfinite(value) else None for name, value in line.items()}
 

@@ -55,9 +55,9 @@ def run_erasure(
     work_dir = None if checkpoint_path is None else checkpoint_path.parent
     with stoppable("preparing"):
         workspace = prepare(model, config, method, cache_dir=cache_dir, work_dir=work_dir, progress=progress)
-        original = workspace.reference or model.frozen_copy()
         if not method.trains:
             method.edit(workspace)
+            original = workspace.reference or load_original(config, device=device)
             return Erased(model=model, original=original, loop=None, masks=PhaseMasks())
         masks = method.masks(workspace)
 
@@ -72,6 +72,7 @@ def run_erasure(
     except DivergedError:
         diverged(model)
         raise
+    original = workspace.reference or load_original(config, device=device)  # not held while the weights train
     return Erased(model=model, original=original, loop=result, masks=masks)
 
 

@@ -136,7 +136,7 @@ class Run:
     def advance(self) -> None:
         """Take one outer step and do what is due after it."""
         due = self.due(self.step + 1)
-        record = self.updater.run(self.step, measure=due.log)
+        record = self.updater.run(self.step, measure=due.log and self.config.diagnostics)
         self.step += 1
         self.meter.add(record)
         if self.average is not None:

@@ -34,6 +34,7 @@ class Method:
     trains: ClassVar[bool] = True  # False: ``edit`` makes the result and the engine does not run
     defaults: ClassVar[Mapping[str, Any]] = {}  # engine settings that differ from EngineConfig's
     paper: ClassVar[Mapping[str, Any]] = {}  # engine and method settings as published
+    masks_retain: ClassVar[bool] = False  # whether the retain phase has the mask as well
 
     retain_label_dropout: float = option(0.1, "share of retain labels replaced by the null class")
 
@@ -48,6 +49,11 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What has to be prepared before the first step, of ``NEEDS``."""
         return frozenset()
+
+    @property
+    def mask_density(self) -> float:
+        """Share of weights that the forget mask is expected to hold, for the plan; 1 without a mask."""
+        return 1.0
 
     def target_passes(self, num_retained: int) -> int:
         """Forward passes without gradient that the forget loss takes for each image, for the plan."""

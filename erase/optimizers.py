@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipelines.errors import MissingError, UsageError
+from pipelines.errors import UsageError
 
+from .adamw import AdamW, EightBitAdamW, FullAdamW, PackedAdamW
 from .config import EngineConfig
 
 Gradients = list[Tensor]  # one tensor per parameter, in the order of the parameter dictionary
@@ -51,18 +52,6 @@ def loss_gradients(objective: Tensor, parameters: Sequence[nn.Parameter]) -> Gra
     return gradients
 
 
-def make_adamw(parameters: Sequence[nn.Parameter], *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with the published betas (0.9, 0.999), fused where the device has the kernel."""
-    return torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=can_fuse(parameters)
-    )
-
-
-def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether PyTorch has fused optimizers for these parameters."""
-    return all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters)
-
-
 class PhaseStepper:
     """The optimizers and masks of both sides, and the step that a phase takes with its gradients."""
 
@@ -72,18 +61,13 @@ class PhaseStepper:
         self.parameters = list(parameters.values())
         self.config = config
 
-        # One AdamW for each name under which its state is saved.
-        decay = config.weight_decay
-        rates = {"forget": config.forget_learning_rate, "retain": config.retain_learning_rate}
-        kinds = ("shared",) if config.optimizers == "shared" else ("forget", "retain")
-        self.optimizers = {
-            kind: make_adamw(self.parameters, learning_rate=rates.get(kind, 0.0), weight_decay=decay) for kind in kinds
-        }
-
         # Masks stay on the device as 0/1 in the dtype of the weights: the fastest form to multiply with.
         same = masks.forget is masks.retain
         forget = resident_mask(masks.forget, parameters, side="forget")
         retain = forget if same else resident_mask(masks.retain, parameters, side="retain")
+        self.optimizers = make_optimizers(parameters, config, forget_mask=forget)
+        if config.forget_moments == "packed":
+            forget = None  # the packed optimizer knows the places and masks by them
         both = forget if same else None
         if takes_one_step(config) and not same and forget is not None and retain is not None:
             both = [torch.maximum(*pair) for pair in zip(forget, retain, strict=True)]
@@ -91,7 +75,7 @@ class PhaseStepper:
 
         # Masked gradients alone freeze a weight unless decay, or momentum from the other side, still moves it.
         foreign_momentum = config.optimizers == "shared" and not takes_one_step(config) and not same
-        self.restores = decay > 0 or foreign_momentum
+        self.restores = config.weight_decay > 0 or foreign_momentum
         self.backup: list[Tensor] = []
 
     def learning_rate(self, side: Side, step: int) -> float:
@@ -111,9 +95,11 @@ class PhaseStepper:
 
     def apply_mask(self, side: Side, gradients: Gradients) -> Tensor:
         """Mask ``gradients`` in place; returns their norm () before or after it, as ``clip_order`` says."""
-        mask = self.masks[side]
+        mask, packed = self.masks[side], self.optimizers.get(side)
         raw_norm = torch.nn.utils.get_total_norm(gradients) if self.config.clip_order == "clip-mask" else None
-        if mask is not None:
+        if isinstance(packed, PackedAdamW):
+            packed.mask(gradients)
+        elif mask is not None:
             torch._foreach_mul_(gradients, mask)
         return torch.nn.utils.get_total_norm(gradients) if raw_norm is None else raw_norm
 
@@ -130,19 +116,18 @@ class PhaseStepper:
         optimizer = self.optimizers.get("shared") or self.optimizers[side]
         before = [each.detach().clone() for each in self.parameters] if measure else None
 
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(side, step)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         with torch.no_grad(), self.frozen_outside(side):
-            optimizer.step()
+            optimizer.step(self.learning_rate(side, step))
         for parameter in self.parameters:
             parameter.grad = None
 
         if before is None:
             return None
         with torch.no_grad():
-            return torch.nn.utils.get_total_norm(torch._foreach_sub(self.parameters, before))
+            torch._foreach_sub_(before, self.parameters)
+            return torch.nn.utils.get_total_norm(before)
 
     @contextmanager
     def frozen_outside(self, side: Side) -> Iterator[None]:
@@ -161,31 +146,33 @@ class PhaseStepper:
     def state_tensors(self) -> dict[str, Tensor]:
         """Optimizer states by ``optimizer.entry/parameter``, e.g. ``forget.exp_avg/blocks.0.weight``."""
         return {
-            f"{kind}.{entry}/{name}": value
+            f"{kind}.{name}": value
             for kind, optimizer in self.optimizers.items()
-            for name, parameter in zip(self.names, self.parameters, strict=True)
-            for entry, value in optimizer.state[parameter].items()
+            for name, value in optimizer.state_tensors().items()
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take back what ``state_tensors`` gave (``MissingError`` when it belongs to other parameters)."""
         for kind, optimizer in self.optimizers.items():
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                optimizer.state[parameter] = saved_state(tensors, kind=kind, name=name, parameter=parameter)
+            start = f"{kind}."
+            mine = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+            optimizer.load_state_tensors(mine)
 
 
-def saved_state(tensors: dict[str, Tensor], *, kind: str, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """AdamW state of one parameter, on its device and in its memory layout."""
-    saved = {entry: tensors.get(f"{kind}.{entry}/{name}") for entry in ("step", "exp_avg", "exp_avg_sq")}
-    shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-    for entry, value in saved.items():
-        if value is None or value.shape != shapes[entry]:
-            raise MissingError(f"the checkpoint is of another model: no {kind} {entry} of {name!r} in its shape")
-
-    # A fused kernel counts its steps on its own device, the others on the CPU.
-    step = saved.pop("step").to(parameter.device if can_fuse([parameter]) else "cpu", copy=True)
-    layout = {entry: torch.empty_like(parameter, dtype=value.dtype).detach() for entry, value in saved.items()}
-    return {"step": step} | {entry: layout[entry].copy_(value) for entry, value in saved.items()}
+def make_optimizers(
+    parameters: dict[str, nn.Parameter], config: EngineConfig, *, forget_mask: Sequence[Tensor] | None
+) -> dict[str, AdamW]:
+    """One AdamW for each name under which its state is saved: ``shared``, or ``forget`` and ``retain``."""
+    decay = config.weight_decay
+    if config.optimizers == "shared":
+        return {"shared": FullAdamW(parameters, weight_decay=decay)}
+    kind = EightBitAdamW if config.retain_moments == "8bit" else FullAdamW
+    retain = kind(parameters, weight_decay=decay)
+    if config.forget_moments == "full":
+        return {"forget": FullAdamW(parameters, weight_decay=decay), "retain": retain}
+    if forget_mask is None:
+        raise UsageError("--forget-moments packed has no effect: this method has no saliency mask in the forget phase")
+    return {"forget": PackedAdamW(parameters, mask=forget_mask), "retain": retain}
 
 
 def takes_one_step(config: EngineConfig) -> bool:

@@ -14,8 +14,9 @@ from torch import nn
 
 from pipelines.randomness import generator
 
+from .adamw import can_fuse
 from .config import EngineConfig
-from .optimizers import Gradients, can_fuse, loss_gradients
+from .optimizers import Gradients, loss_gradients
 from .task import Loss, Task
 
 

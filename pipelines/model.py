@@ -30,6 +30,7 @@ from .model_source import (
 from .original import original_config, read_original, to_diffusers
 from .sampler import ddim_scheduler
 
+PIXELS_AT_ONCE = 2**21  # through the VAE, 32 images of 256 x 256: its activations are the largest there are
 Network = TypeVar("Network", DiTTransformer2DModel, AutoencoderKL)
 
 
@@ -76,6 +77,11 @@ class DiT:
         return self.transformer.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def images_at_once(self) -> int:
+        """How many images the VAE takes in one piece."""
+        return max(1, PIXELS_AT_ONCE // self.image_size**2)
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer's weights are."""
         return self.transformer.device
@@ -87,14 +93,18 @@ class DiT:
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, H, W) of the VAE posterior, in units of the diffusion (scaled)."""
-        posterior = self.vae.encode(images.to(self.device).float() / 127.5 - 1).latent_dist
-        scale = self.vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+        scale, parts = self.vae.config.scaling_factor, []
+        for chunk in images.split(self.images_at_once):
+            posterior = self.vae.encode(chunk.to(self.device).float() / 127.5 - 1).latent_dist
+            parts.append((posterior.mean * scale, posterior.std * scale))
+        mean, std = map(torch.cat, zip(*parts, strict=True))
+        return mean, std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images uint8 (B, 3, H, W); an image with a non-finite pixel becomes black, so that it is counted."""
-        pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        scaled = (latents / self.vae.config.scaling_factor).split(self.images_at_once)
+        pixels = torch.cat([self.vae.decode(chunk).sample for chunk in scaled])
         finite = pixels.isfinite().flatten(1).all(1)[:, None, None, None]
         return torch.where(finite, ((pixels + 1) * 127.5).round().clamp(0, 255), 0).to(torch.uint8)
 

@@ -2,68 +2,28 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eval.protocol import Protocol, named
+from eval.protocol import Protocol
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.model import DiT, load, save
-from pipelines.model_source import check_model, classifier_dir, load_classes, original_path, read_provenance
+from pipelines.model_source import check_model, load_classes, original_path, read_provenance
 
 from ..card import model_card
 from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig, erasure_from_dict
-from ..configure import DEFAULT_METHOD, configure
+from ..configure import DEFAULT_METHOD
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
 from .devices import pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
+from .requesting import Request, pick_protocol, request
 from .result import Result
 from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything that one run was asked for; checked, but nothing loaded or written yet."""
-
-    config: ErasureConfig
-    output_dir: Path
-    protocol: Protocol | None  # None: not scored
-    judges: Judges  # what it is scored with
-    device: torch.device
-
-
-def request(
-    model: str,
-    classes: Sequence[str | int],
-    *,
-    method: str = DEFAULT_METHOD,
-    preset: str = "default",
-    data: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    output_dir: str | Path | None = None,
-    protocol: str | Protocol | None = None,
-    reference: str | None = None,
-    classifier: str | None = None,
-    inception: str | None = None,
-    device: str = "auto",
-) -> Request:
-    """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
-    config = configure(model, classes, method=method, preset=preset, data=data, options=options)
-    found = Request(
-        config=config,
-        output_dir=Path(output_dir) if output_dir else default_output(config),
-        protocol=pick_protocol(protocol, model),
-        judges=Judges(reference=reference, classifier=classifier, inception=inception),
-        device=pick_device(device),
-    )
-    check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
-    RunDir(found.output_dir).check(config)
-    return found
 
 
 def run(
@@ -79,28 +39,21 @@ def run(
     classifier: str | None = None,
     inception: str | None = None,
     device: str = "auto",
+    memory: str = "auto",
     progress: bool = True,
 ) -> Result:
     """Erase classes from a model, score original and erased on identical noise, and write a run directory.
 
-    ``options`` are engine and method settings by field name, e.g. ``{"steps": 200}``. The same call resumes a run that
+    ``options`` are engine and method settings by field name, e.g. ``{"steps": 200}``; ``memory="auto"`` adds those that
+    the run needs to fit on the device, ``"fixed"`` adds none. The same call resumes a run that
     was cut short and returns a finished one. ``protocol="none"`` skips the scoring. Raises ``UsageError``,
     ``MissingError``, ``DivergedError`` or ``InterruptedRun`` of ``pipelines.errors``.
     """
     asked = request(
-        model,
-        classes,
-        method=method,
-        preset=preset,
-        data=data,
-        options=options,
-        output_dir=output_dir,
-        protocol=protocol,
-        reference=reference,
-        classifier=classifier,
-        inception=inception,
-        device=device,
-    )
+        model, classes, method=method, preset=preset, data=data, options=options, output_dir=output_dir,
+        protocol=protocol, reference=reference, classifier=classifier, inception=inception, device=device,
+        memory=memory,
+    )  # fmt: skip
     command = python_call(model, classes, asked, preset=preset, given=options or {})
     return execute(asked, command=command, progress=progress)
 
@@ -121,6 +74,8 @@ def python_call(
 def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
     folder, clock = RunDir(asked.output_dir), Clock()
+    if progress:
+        asked.tell()
     check_model(asked.config.model, vae=asked.config.vae)
     try_judges(asked.protocol, asked.judges)
     folder.claim(asked.config)
@@ -265,20 +220,3 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
     save(erased.model, folder.model_dir, card=model_card(erased.model, config))
     folder.checkpoint_path.unlink(missing_ok=True)
     return erased.model, erased.original
-
-
-def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:
-    """A protocol by name; by default ``small`` for a model that ships its own classifier, else ``quick``."""
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol == "none":
-        return None
-    if protocol is None:
-        protocol = "small" if classifier_dir(model) else "quick"
-    return named(protocol)
-
-
-def default_output(config: ErasureConfig) -> Path:
-    """``runs/MODEL-CLASSES-METHOD-HASH`` in the working directory: the same request finds its own folder again."""
-    classes = "-".join(str(index) for index in config.forget_classes[:3])
-    return Path("runs") / f"{Path(config.model).name.lower()}-{classes}-{config.method}-{config.hash[:6]}"

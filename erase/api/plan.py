@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from eval.protocol import Protocol
 from pipelines.classes import ClassNames
-from pipelines.embedding import tie_embedders
+from pipelines.embedding import tie_embedders, untied_state_dict
 from pipelines.files import read_json
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.sampler import SamplerSettings
@@ -18,34 +18,35 @@ from pipelines.sources import REPLAY
 
 from ..config import ErasureConfig
 from ..configure import method_of
+from ..memory import BYTES, RESERVE, count_memory, fit_memory, free_bytes, moments, num_fishers, peak
 from ..method import Method
 from ..posterior import PosteriorRecipe, posterior_flops
 
-BYTES = 4  # float32
+PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 
 
 def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device) -> dict[str, Any]:
     """Everything countable about a run, as plain JSON types."""
-    transformer = on_meta(DiTTransformer2DModel, transformer_config(config.model))
+    settings = transformer_config(config.model)
+    transformer = on_meta(DiTTransformer2DModel, settings)
     tie_embedders(transformer, time_embedding="diffusers", check=False)
-    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
     names, method = load_classes(config.model), method_of(config)
     trainable = sum(parameter.numel() for parameter in transformer.parameters())
-    vae_size = sum(parameter.numel() for parameter in vae.parameters())
+    vae_weights = num_vae_weights(config)
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
     rows = erasure_rows(config, method, num_retained=len(names) - len(config.forget_classes))
     if not method.trains:
         rows |= {"forget": 0, "retain": method.edit_rows(read_provenance(config.model))}
-    scored = scoring_rows(config, protocol) if protocol else 0
+    rows["scoring"] = scoring_rows(config, protocol) if protocol else 0
     row_flops = forward_flops(transformer)
-    states = 2 if config.engine.optimizers == "dual" else 1
-    fishers = sum(need.endswith("fisher") for need in method.needs)
-    copies = 2 + 2 * states + ("reference_model" in method.needs) + fishers
-    total_flops = (sum(rows.values()) + scored) * row_flops
+    flops = {name: count * row_flops for name, count in rows.items()}
     if "posterior" in method.needs:
         shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
-        total_flops += posterior_flops(shape, len(names), PosteriorRecipe())
+        flops["preparation"] += posterior_flops(shape, len(names), PosteriorRecipe())
+
+    speed = measured_flops(device)
+    memory = count_memory(config, method, settings, vae_weights=vae_weights, device=device) if method.trains else []
     return {
         "erase": [names[index].name for index in config.forget_classes],
         "warnings": sibling_warnings(names, config.forget_classes),
@@ -57,12 +58,52 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         "steps": config.engine.steps if method.trains else 0,
         "needs": sorted(method.needs),
         "trainable_weights": trainable,
-        "rows": {**rows, "scoring": scored},
-        "tflop": total_flops / 1e12,
-        "weights_and_states_bytes": (trainable * copies + vae_size) * BYTES,
-        "disk_bytes": (trainable + vae_size) * BYTES,
-        "estimated_seconds": total_flops / measured_flops(device),
+        "rows": rows,
+        "tflop": sum(flops.values()) / 1e12,
+        "memory": {phase.name: {**phase.parts, "total": phase.total} for phase in memory},
+        "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
+        "seconds": {name: value / speed for name, value in flops.items()},
     }
+
+
+def num_vae_weights(config: ErasureConfig) -> int:
+    """Weights of the VAE, from its configuration."""
+    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
+    return sum(parameter.numel() for parameter in vae.parameters())
+
+
+def disk_bytes(
+    config: ErasureConfig, method: Method, transformer: torch.nn.Module, *, vae_weights: int, num_classes: int
+) -> dict[str, int]:
+    """Bytes written: the model in diffusers' layout, the checkpoint while the run lasts, what the cache keeps."""
+    trainable = sum(parameter.numel() for parameter in transformer.parameters())
+    found = {"model": BYTES * (sum(each.numel() for each in untied_state_dict(transformer).values()) + vae_weights)}
+    if method.trains:
+        found["checkpoint"] = BYTES * trainable + sum(moments(config.engine, method, trainable).values())
+    found["cache"] = num_fishers(method) * BYTES * trainable
+    if config.data == REPLAY or "replay" in method.needs:
+        latent = 2 * BYTES * transformer.config.in_channels * transformer.config.sample_size**2  # mean and deviation
+        found["cache"] += num_classes * config.replay_per_class * latent
+    return found
+
+
+def fit(config: ErasureConfig, device: torch.device, *, fixed: Iterable[str]) -> tuple[ErasureConfig, str]:
+    """``--memory auto``: the configuration with the savings that this device needs, and a sentence about them.
+
+    Settings named in ``fixed`` were asked for and stay. The sentence is empty when nothing had to be done.
+    """
+    method, free = method_of(config), free_bytes(device)
+    if not method.trains:
+        return config, ""
+    settings = transformer_config(config.model)
+    sizes = {"vae_weights": num_vae_weights(config), "device": device}
+    fitted, chosen = fit_memory(config, method, settings, **sizes, free=free, fixed=frozenset(fixed))
+    needed = peak(fitted, method_of(fitted), settings, **sizes)
+    has = f"{gib(needed)} of the {gib(free)} that are free on {device}"
+    if needed > RESERVE * free:
+        took = f" even with {' '.join(chosen)}" if chosen else ""
+        return fitted, f"memory: this takes {has}{took}; lower --forget-batch-size and --retain-batch-size"
+    return fitted, f"memory: {' '.join(chosen)} chosen to fit: {has}" if chosen else ""
 
 
 def sibling_warnings(names: ClassNames, forget_classes: Sequence[int]) -> list[str]:
@@ -107,7 +148,8 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
 def scoring_rows(config: ErasureConfig, protocol: Protocol) -> int:
     """Network rows of scoring original and erased, and of the row probe's four subjects."""
     settings = protocol.sampler_settings()
-    images = 2 * (protocol.num_forget_images * len(config.forget_classes) + protocol.num_retain_images) + 4 * 2 * 250
+    both = 2 * (protocol.num_forget_images * len(config.forget_classes) + protocol.num_retain_images)
+    images = both + PROBED_IMAGES
     return images * settings.num_inference_steps * settings.rows_per_step
 
 
@@ -143,6 +185,9 @@ def measured_flops(device: torch.device) -> float:
 def text(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     rows = ", ".join(f"{name} {value:,}" for name, value in plan["rows"].items())
+    seconds = ", ".join(f"{name} {duration(value)}" for name, value in plan["seconds"].items() if value)
+    total = f"about {duration(sum(plan['seconds'].values()))} on {plan['device']} ({plan['tflop']:.1f} TFLOP)"
+    disk = ", ".join(f"{name} {gib(value)}" for name, value in plan["disk"].items() if value)
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
@@ -151,12 +196,23 @@ def text(plan: Mapping[str, Any]) -> str:
             f"prepares   {', '.join(plan['needs']) or 'nothing'}",
             f"weights    {plan['trainable_weights']:,} trainable",
             f"rows       {rows} (forward passes of one image; backward counted as two)",
-            f"memory     {plan['weights_and_states_bytes'] / 2**30:.2f} GiB of weights, gradients and states",
-            f"disk       {plan['disk_bytes'] / 2**30:.2f} GiB",
+            *(f"memory     {memory_text(name, parts)}" for name, parts in plan["memory"].items()),
+            f"disk       {disk}",
             *(f"warning    {sentence}" for sentence in plan["warnings"]),
-            f"time       about {duration(plan['estimated_seconds'])} on {plan['device']} ({plan['tflop']:.1f} TFLOP)",
+            f"time       {total}: {seconds}",
         ]
     )
+
+
+def memory_text(name: str, parts: Mapping[str, int]) -> str:
+    """One phase: the whole, then its parts from the largest."""
+    largest = sorted(((size, part) for part, size in parts.items() if part != "total"), reverse=True)
+    return f"{name} {gib(parts['total'])}: {', '.join(f'{part} {gib(size)}' for size, part in largest)}"
+
+
+def gib(size: float) -> str:
+    """Bytes in a readable unit."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def duration(seconds: float) -> str:

@@ -93,6 +93,7 @@ def request_options(command: Command) -> Command:
         "--method": "`erase methods` lists them [default: retain_posterior]",
         "--preset": "default, or paper: the method's published settings",
         "--data": "image folder, zip, digits, or replay: the model's own samples",
+        "--memory": "auto: add, and say, the settings that the run needs to fit on the device; fixed: none [default: auto]",
         "--protocol": "paper, full, quick, small, or none to skip scoring [default: by model]",
     }
     return collected(command, flags, remember_request)
@@ -124,7 +125,7 @@ def given_judges() -> dict[str, str | None]:
 
 
 def given_request() -> dict[str, str]:
-    """Method, preset, data and protocol as far as the running command was given them."""
+    """Method, preset, data, memory and protocol as far as the running command was given them."""
     return dict(click.get_current_context().meta[REQUEST])
 
 

@@ -62,6 +62,7 @@ def run(
         **given_judges(),
     )
     if dry_run:
+        asked.tell()
         counted = plan.count(asked.config, asked.protocol, asked.device)
         print_json(counted) if as_json else click.echo(plan.text(counted))
         return

@@ -22,6 +22,11 @@ class RandomLabel(DenoisingMethod):
         super().__post_init__()
         check_share(self, "mask_fraction")
 
+    @property
+    def mask_density(self) -> float:
+        """The share that was asked for."""
+        return self.mask_fraction or 1.0
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(x0, c') with c' uniform over the retained classes, one draw per sample."""
         retained = torch.tensor(workspace.retained_classes)

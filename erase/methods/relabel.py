@@ -29,6 +29,11 @@ class Relabel(DenoisingMethod):
         if self.label_offset < 1:
             raise UsageError(f"--label-offset {self.label_offset} must be at least 1")
 
+    @property
+    def mask_density(self) -> float:
+        """The share that was asked for."""
+        return self.mask_fraction or 1.0
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(x0, c') with one fixed c' for each erased class."""
         mapping = {c: other_class(workspace, c, offset=self.label_offset) for c in workspace.forget_classes}

@@ -61,6 +61,11 @@ class RetainPosterior(Method):
         """The frozen network and the posterior of noisy latents."""
         return frozenset({"reference_model", "posterior"})
 
+    @property
+    def mask_density(self) -> float:
+        """The share that was asked for."""
+        return self.mask_fraction or 1.0
+
     def target_passes(self, num_retained: int) -> int:
         """The frozen network under one drawn label, or under every retained label and the replacement."""
         return 1 if self.mixture == "draw" else num_retained + (self.replacement != "posterior")

@@ -38,6 +38,8 @@ class SalUn(Method):
         "target_model": "current",
     }
 
+    masks_retain: ClassVar[bool] = True
+
     mask_fraction: float = option(0.5, "share of weights in the saliency mask of both phases; 0 uses no mask")
     target_model: Literal["current", "reference"] = option("current", "whose prediction under the other label to match")
 
@@ -49,6 +51,11 @@ class SalUn(Method):
     def needs(self) -> frozenset[str]:
         """The reference model when its predictions are the target."""
         return frozenset({"reference_model"} if self.target_model == "reference" else ())
+
+    @property
+    def mask_density(self) -> float:
+        """The share that was asked for."""
+        return self.mask_fraction or 1.0
 
     def target_passes(self, num_retained: int) -> int:
         """The prediction under the other label."""

@@ -48,6 +48,11 @@ class SFRon(DenoisingMethod):
         """The Fisher diagonals of the forget set and of everything, for the mask."""
         return frozenset({"forget_fisher", "data_fisher"})
 
+    @property
+    def mask_density(self) -> float:
+        """About half: the ratio of two Fishers of one network lies on both sides of any threshold near 1."""
+        return 0.5
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """-sum_n w_n L_n, w_n = L_n^-lambda / sum_m L_m^-lambda without gradient (equation 13)."""
         loss, plain = self.per_sample(workspace, batch)

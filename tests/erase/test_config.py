@@ -189,9 +189,10 @@ def test_the_hash_covers_what_decides_the_weights(config):
 
 
 def test_the_hash_ignores_settings_that_only_watch_and_the_order_of_keys(config):
-    assert set(WATCHING) == {"log_every", "checkpoint_every", "preview_every"}
+    assert set(WATCHING) == {"diagnostics", "log_every", "checkpoint_every", "preview_every"}
     for name in WATCHING:
-        watched = dataclasses.replace(config, engine=dataclasses.replace(config.engine, **{name: 3}))
+        value = False if name == "diagnostics" else 3
+        watched = dataclasses.replace(config, engine=dataclasses.replace(config.engine, **{name: value}))
         assert watched.hash == config.hash and watched.identity() == config.identity() and watched != config
     turned = dataclasses.replace(config, method_options=dict(reversed(config.method_options.items())))
     assert turned.hash == config.hash

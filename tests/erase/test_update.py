@@ -43,7 +43,10 @@ def test_dual_is_algorithm_1_with_two_plain_optimizers(toy):
     for name, weight in task.parameters.items():
         assert torch.equal(weight, reference.parameters[name])
         for side in plain:
-            mine, theirs = engine.stepper.optimizers[side].state[weight], plain[side].state[reference.parameters[name]]
+            mine, theirs = (
+                engine.stepper.optimizers[side].optimizer.state[weight],
+                plain[side].state[reference.parameters[name]],
+            )
             assert all(torch.equal(mine[entry], theirs[entry]) for entry in ("step", "exp_avg", "exp_avg_sq"))
 
 

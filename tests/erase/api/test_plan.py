@@ -12,6 +12,7 @@ from erase.api import plan
 from erase.configure import configure
 from eval.protocol import named
 from pipelines.classes import ClassNames
+from pipelines.embedding import untied_state_dict
 from pipelines.files import read_json
 
 CPU = torch.device("cpu")
@@ -43,14 +44,12 @@ def test_weights_are_counted_once_although_diffusers_holds_copies(counted, loade
     found = counted()
     assert found["trainable_weights"] == trainable
     vae = sum(each.numel() for each in loaded_dit.vae.parameters())
-    assert found["disk_bytes"] == 4 * (trainable + vae)
-
-    # Weights, gradients and two moments for each optimizer; a frozen copy and two Fishers where they are needed.
-    size = {name: counted(method=name)["weights_and_states_bytes"] for name in ("gradient_ascent", "esd", "sfron")}
-    assert size["gradient_ascent"] == 4 * (6 * trainable + vae)
-    assert size["esd"] - size["gradient_ascent"] == 4 * trainable
-    assert size["sfron"] - size["gradient_ascent"] == 8 * trainable
-    assert counted(optimizers="shared")["weights_and_states_bytes"] == 4 * (4 * trainable + vae)
+    untied = sum(each.numel() for each in untied_state_dict(loaded_dit.transformer).values())
+    assert found["disk"]["model"] == 4 * (untied + vae)
+    assert found["disk"]["checkpoint"] == 4 * 5 * trainable  # weights, and two moments for each optimizer
+    assert counted(optimizers="shared")["disk"]["checkpoint"] == 4 * 3 * trainable
+    assert counted(method="sfron")["disk"]["cache"] - found["disk"]["cache"] == 4 * 2 * trainable
+    assert found["memory"]["retain phase"]["weights"] == 4 * (trainable + vae)
 
 
 def test_the_flops_of_a_row_are_those_that_torch_counts(loaded_dit, bare_folder):
@@ -109,7 +108,7 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert sorted(bare_folder.parent.rglob("*")) == before  # nothing is written
     assert found["erase"] == ["three", "five"] and found["needs"] == ["data_fisher", "forget_fisher"]
-    assert found["estimated_seconds"] > 0 and found["tflop"] > 0
+    assert sum(found["seconds"].values()) > 0 and found["tflop"] > 0
 
     text = plan.text(found)
     for words in (
@@ -119,7 +118,20 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
         "data       replay",
     ):
         assert words in text
-    assert f"{found['trainable_weights']:,} trainable" in text and len(text.splitlines()) == 9
+    assert f"{found['trainable_weights']:,} trainable" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("memory")] == [
+        "preparation", "forget", "retain", "log",
+    ]  # fmt: skip
+
+
+def test_auto_memory_says_what_it_chose(bare_folder, monkeypatch):
+    config = configure(str(bare_folder), ["three"], method="salun", options={"retain_batch_size": 32})
+    assert plan.fit(config, CPU, fixed=()) == (config, "")
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
+    fitted, sentence = plan.fit(config, CPU, fixed=["diagnostics"])
+    assert fitted.engine.forget_moments == "packed" and fitted.gradient_checkpointing and fitted.engine.diagnostics
+    assert "--forget-moments packed --gradient-checkpointing" in sentence and "lower --forget-batch-size" in sentence
+    assert fitted.hash != config.hash
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,246 @@
+"""How much memory an erasure takes, counted from tensors before any is allocated, and the settings that take less.
+
+Weights, moments and copies follow from the number of weights. Activations are counted by running one forward and
+backward pass on tensors without storage: what is alive at the same time, transients included.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import psutil
+import torch
+from diffusers import DiTTransformer2DModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipelines.embedding import tie_embedders
+
+from .config import EngineConfig, ErasureConfig
+from .method import Method
+
+BYTES = 4  # of a float32
+MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYTES / 256)}  # for each weight kept
+RESERVE = 0.9  # of the free memory that a plan may fill: allocators keep some
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseMemory:
+    """Bytes alive at the peak of one phase, by what they are."""
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of them together."""
+        return sum(self.parts.values())
+
+
+def count_memory(
+    config: ErasureConfig, method: Method, transformer_config: dict[str, Any], *, vae_weights: int, device: torch.device
+) -> list[PhaseMemory]:
+    """Peak memory of preparation, forget and retain phases, and of a log line, on ``device``.
+
+    ``vae_weights`` is the number of the VAE's weights. The base process, cached data and allocator overhead are not
+    counted.
+    """
+    engine = config.engine
+    weights = num_weights(transformer_config)
+    model = {"weights": BYTES * (weights + vae_weights), **copies(config, method, weights, device)}
+    states = moments(engine, method, weights)
+    gradients = BYTES * weights
+
+    def activations(batch_size: int) -> int:
+        return training_bytes(transformer_config, config, batch_size, device=device) - gradients
+
+    forget = {"gradients": gradients, "activations": activations(engine.forget_batch_size)}
+    retain = {"gradients": gradients, "activations": activations(engine.retain_batch_size)}
+    phases = []
+    if fishers := num_fishers(method):
+        evidence = {"gradients": gradients, "Fisher": fishers * gradients, "activations": activations(1)}
+        phases.append(PhaseMemory(name="preparation", parts={"weights": model["weights"], **evidence}))
+    if engine.robust:
+        adam = 2 if engine.robust_attacker == "adam" else 0
+        forget = {**forget, "simulated attack": (2 + adam) * gradients}  # first gradient, weights, the moments
+    phases.append(PhaseMemory(name="forget phase", parts={**model, **states, **forget}))
+    phases.append(PhaseMemory(name="retain phase", parts={**model, **states, **retain}))
+    if engine.diagnostics:
+        kept = {**retain, "diagnostics": gradients}  # the forget gradient, for the cosine
+        phases.append(PhaseMemory(name="log line", parts={**model, **states, **kept}))
+    return phases
+
+
+def copies(config: ErasureConfig, method: Method, weights: int, device: torch.device) -> dict[str, int]:
+    """Bytes of what stays beside weights and moments for the whole loop."""
+    found = {}
+    if "reference_model" in method.needs:
+        found["original weights"] = BYTES * weights
+    if fishers := num_fishers(method):
+        found["Fisher"] = fishers * BYTES * weights
+    if method.mask_density < 1:
+        packed = config.engine.forget_moments == "packed" and not method.masks_retain
+        found["masks"] = weights + (0 if packed else BYTES * weights)
+    if device.type == "cpu":
+        found["last good weights"] = BYTES * weights  # on a GPU they are in the memory of the host
+    if config.engine.average_half_life:
+        found["average"] = BYTES * weights
+    return found
+
+
+def moments(engine: EngineConfig, method: Method, weights: int) -> dict[str, int]:
+    """Bytes of the optimizer states."""
+    if engine.optimizers == "shared":
+        return {"moments": round(MOMENT_BYTES["full"] * weights)}
+    kept = method.mask_density if engine.forget_moments == "packed" else 1.0
+    return {
+        "forget moments": round(MOMENT_BYTES[engine.forget_moments] * kept * weights),
+        "retain moments": round(MOMENT_BYTES[engine.retain_moments] * weights),
+    }
+
+
+def num_fishers(method: Method) -> int:
+    """Fisher diagonals that a method needs."""
+    return sum(need.endswith("fisher") for need in method.needs)
+
+
+def num_weights(transformer_config: dict[str, Any]) -> int:
+    """Trainable weights of a DiT with tied embedders."""
+    with torch.device("meta"):
+        transformer = tied_transformer(transformer_config)
+    return sum(each.numel() for each in transformer.parameters())
+
+
+def tied_transformer(transformer_config: dict[str, Any]) -> DiTTransformer2DModel:
+    """An untrained DiT as it is erased: one embedder for all blocks."""
+    transformer = DiTTransformer2DModel.from_config(transformer_config)
+    tie_embedders(transformer, time_embedding="diffusers", check=False)
+    return transformer.eval()
+
+
+def training_bytes(
+    transformer_config: dict[str, Any], config: ErasureConfig, batch_size: int, *, device: torch.device
+) -> int:
+    """Peak bytes of gradients and activations of one forward and backward pass at a batch size."""
+    described = json.dumps(dict(transformer_config), sort_keys=True, default=str)
+    return count_training_bytes(
+        described, batch_size, device.type, checkpointing=config.gradient_checkpointing, bf16=config.precision == "bf16"
+    )
+
+
+@lru_cache
+def count_training_bytes(
+    transformer_config: str, batch_size: int, device: str, *, checkpointing: bool, bf16: bool
+) -> int:
+    """The same for a configuration as JSON; takes a second or two for a large model."""
+    with FakeTensorMode(), torch.device(device):
+        transformer = tied_transformer(json.loads(transformer_config))
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        settings = transformer.config
+        latents = torch.randn(batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
+        labels = torch.zeros(batch_size, dtype=torch.long)
+        with LiveBytes(ignored=transformer) as live:
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+                output = transformer(latents, timestep=labels, class_labels=labels, return_dict=False)[0]
+            output.float().square().mean().backward()
+        return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are alive at the same time; those of ``ignored`` do not count."""
+
+    def __init__(self, *, ignored: torch.nn.Module) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.ignored = [each.untyped_storage() for each in (*ignored.parameters(), *ignored.buffers())]
+        self.seen.update(self.ignored)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor.untyped_storage())
+        return output
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage that was not seen yet until it is freed."""
+        if storage in self.seen:
+            return
+        size = storage.nbytes()
+        self.seen.add(storage)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self.free, size)
+
+    def free(self, size: int) -> None:
+        """A storage has gone."""
+        self.live -= size
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now; of the host on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def fit_memory(
+    config: ErasureConfig,
+    method: Method,
+    transformer_config: dict[str, Any],
+    *,
+    vae_weights: int,
+    device: torch.device,
+    free: int,
+    fixed: frozenset[str],
+) -> tuple[ErasureConfig, list[str]]:
+    """The configuration with as many savings, the mildest first, as it takes to fit into ``free`` bytes.
+
+    Settings named in ``fixed`` stay as they are. Also returns the flags that were set.
+    """
+    chosen = []
+    for name, value, flag in savings(config, method):
+        if peak(config, method, transformer_config, vae_weights=vae_weights, device=device) <= RESERVE * free:
+            break
+        if name not in fixed:
+            config = with_setting(config, name, value)
+            chosen.append(flag)
+    return config, chosen
+
+
+def savings(config: ErasureConfig, method: Method) -> list[tuple[str, Any, str]]:
+    """Settings that take less memory: first those that leave every step as it is, then the one that does not."""
+    engine = config.engine
+    dual = engine.optimizers == "dual"
+    found: list[tuple[str, Any, str]] = []
+    if engine.diagnostics:
+        found.append(("diagnostics", False, "--no-diagnostics"))
+    if dual and method.mask_density < MOMENT_BYTES["full"] / MOMENT_BYTES["packed"] and not engine.weight_decay:
+        found.append(("forget_moments", "packed", "--forget-moments packed"))
+    if not config.gradient_checkpointing:
+        found.append(("gradient_checkpointing", True, "--gradient-checkpointing"))
+    if dual and importlib.util.find_spec("torchao"):
+        found.append(("retain_moments", "8bit", "--retain-moments 8bit"))
+    return found
+
+
+def with_setting(config: ErasureConfig, name: str, value: Any) -> ErasureConfig:
+    """A configuration with one setting, of its own or of its engine, changed."""
+    if name in {entry.name for entry in dataclasses.fields(EngineConfig)}:
+        return dataclasses.replace(config, engine=dataclasses.replace(config.engine, **{name: value}))
+    return dataclasses.replace(config, **{name: value})
+
+
+def peak(
+    config: ErasureConfig, method: Method, transformer_config: dict[str, Any], *, vae_weights: int, device: torch.device
+) -> int:
+    """Bytes of the phase that takes most."""
+    phases = count_memory(config, method, transformer_config, vae_weights=vae_weights, device=device)
+    return max(phase.total for phase in phases)
