@@ -9,7 +9,7 @@ import torch
 
 import erase
 from erase import api
-from erase.api import python_call, request, run
+from erase.api import python_call, request, requesting, run
 from erase.rundir import RunDir
 from erase.saliency import density, load_mask
 from erase.task import Loss
@@ -98,7 +98,7 @@ def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path,
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(api, "score_run", stop)
-    monkeypatch.setattr(api, "check_scoring", lambda *_, **__: None)
+    monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
     with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on"):
         go(protocol="small")
     assert status_of(tmp_path / "run")["state"] == "interrupted"
@@ -152,7 +152,7 @@ def test_another_setting_in_the_same_folder_is_refused_both_ways(go, tmp_path):
 
 def test_a_run_that_is_scored_later_was_not_finished_before(go, tmp_path, monkeypatch):
     first = go()
-    monkeypatch.setattr(api, "check_scoring", lambda *_, **__: None)
+    monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
     monkeypatch.setattr(api, "score_run", lambda *_, **__: {"scored": True})
     again = go(protocol="small")
     assert not again.repeated and again.seconds >= first.seconds
