@@ -10,6 +10,7 @@ import torch
 from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
+from pipelines.posterior import PosteriorRecipe, train_posterior
 from pipelines.sources import replay_latents, training_latents
 
 from .config import ErasureConfig
@@ -20,7 +21,6 @@ from .interrupt import stoppable
 from .loop import LoopResult, run_loop
 from .method import Method
 from .optimizers import PhaseMasks
-from .posterior import PosteriorRecipe, train_posterior
 from .workspace import Workspace
 
 

@@ -11,9 +11,9 @@ from pipelines.diffusion import DenoisingLoss, Noised, denoising_loss, draw_nois
 from pipelines.embedding import label_table
 from pipelines.latents import Latents
 from pipelines.model import DiT
+from pipelines.posterior import PosteriorNetwork
 from pipelines.randomness import epoch_indices, generator, stream_seed
 
-from .posterior import PosteriorNetwork
 from .saliency import Fisher
 
 

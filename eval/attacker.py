@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from pipelines.diffusion import denoising_loss, draw_noise
 from pipelines.errors import UsageError
@@ -37,11 +38,37 @@ def batch_loss(model: DiT, images: Latents, step: int, *, batch_size: int, seed:
     return denoising_loss(model.noise_schedule, output, noised).denoising.mean()
 
 
-def trainable_copy(model: DiT) -> DiT:
-    """A copy whose weights an attacker may change."""
+def tuned_copy(model: DiT, *, rank: int, seed: int) -> tuple[DiT, list[nn.Parameter]]:
+    """A copy whose weights an attacker may change, and the parameters that it trains.
+
+    At rank 0 these are all weights, else the factors of a low-rank update of every matrix (arXiv 2106.09685).
+    """
     copied = copy.copy(model)
-    copied.transformer = copy.deepcopy(model.transformer).requires_grad_(True)
-    return copied
+    copied.transformer = copy.deepcopy(model.transformer).requires_grad_(rank == 0)
+    if rank == 0:
+        return copied, list(copied.transformer.parameters())
+    draws, factors = generator(seed, "low-rank update"), []
+    for module in list(copied.transformer.modules()):
+        if isinstance(module, nn.Linear):
+            update = LowRankUpdate(module.weight, rank=rank, generator=draws)
+            register_parametrization(module, "weight", update)
+            factors += list(update.parameters())
+    return copied, factors
+
+
+class LowRankUpdate(nn.Module):
+    """W + B A with A (R, in) random and B (out, R) zero at the start, so that nothing changes before the first step."""
+
+    def __init__(self, weight: Tensor, *, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        num_out, num_in = weight.shape
+        down = torch.randn(rank, num_in, generator=generator) / num_in**0.5
+        self.down = nn.Parameter(down.to(weight))
+        self.up = nn.Parameter(weight.new_zeros(num_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The changed weight (out, in)."""
+        return weight + self.up @ self.down
 
 
 def adam_steps(

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,28 @@ from pipelines.model import DiT
 from . import probes
 from .evaluate import class_share
 from .features import Scorer
+from .plan import image_seed
 from .protocol import Protocol
 from .values import Value
+
+SCREENING_SEED = 500_000  # of the first screening image: far from those that are measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relearning:
+    """One way of fine-tuning the class back in."""
+
+    num_images: int = 10  # of the class
+    learning_rate: float = 2e-4
+    rank: int = 0  # of a low-rank update of every matrix; 0 trains all weights
+    num_others: int = 0  # images of other classes that the images of the class are mixed with, half and half
+
+    @property
+    def name(self) -> str:
+        """The attack in a few words."""
+        how = f", rank {self.rank}" if self.rank else ""
+        others = f" among {self.num_others} others" if self.num_others else ""
+        return f"{self.num_images} images{others}, learning rate {self.learning_rate:g}{how}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +53,10 @@ class Amount:
     inversion_images: int
     inversion_starts: int
     relearning_steps: tuple[int, ...]
-    relearning_images: int
+    relearning_at: int  # the counted step whose accuracy is the outcome
+    relearnings: tuple[Relearning, ...]  # all are tried; the strongest is reported
     retained_images: int
+    classifier_steps: int = 1500  # of training, for attacks with a classifier of noisy latents
 
 
 AMOUNTS = {
@@ -44,7 +67,8 @@ AMOUNTS = {
         inversion_images=100,
         inversion_starts=1,
         relearning_steps=(5, 10, 20),
-        relearning_images=10,
+        relearning_at=20,
+        relearnings=(Relearning(),),
         retained_images=500,
     ),
     "full": Amount(
@@ -54,7 +78,15 @@ AMOUNTS = {
         inversion_images=1000,
         inversion_starts=3,
         relearning_steps=(5, 10, 20, 50, 100),
-        relearning_images=10,
+        relearning_at=20,
+        relearnings=(
+            Relearning(),
+            Relearning(learning_rate=5e-5),
+            Relearning(learning_rate=1e-3),
+            Relearning(num_images=100),
+            Relearning(num_others=500),
+            Relearning(rank=8, learning_rate=2e-3),
+        ),
         retained_images=1000,
     ),
 }
@@ -72,6 +104,7 @@ class Budget:
     amount: Amount = AMOUNTS["quick"]
     images: Latents | None = None  # of all classes, that the attacker has; None: none
     seed: int = 0
+    cache_dir: Path | None = None  # where what an attacker trains once is kept
 
     @property
     def unguided(self) -> Protocol:
@@ -124,6 +157,14 @@ def measure(
         batch_size=budget.batch_size,
         first=first,
     )
+
+
+def seeded_batches(budget: Budget, class_label: int) -> Iterator[tuple[Tensor, list[int]]]:
+    """Labels (B,) and image seeds of the images that are measured, the same that ``measure`` draws."""
+    seeds = [image_seed(budget.protocol.first_seed, class_label, number) for number in range(budget.num_images)]
+    for start in range(0, len(seeds), budget.batch_size):
+        chunk = seeds[start : start + budget.batch_size]
+        yield torch.full((len(chunk),), class_label), chunk
 
 
 Probe = Callable[[DiT, int, Budget], ProbeResult]

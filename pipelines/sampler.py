@@ -99,34 +99,60 @@ def check_steps(schedule: NoiseSchedule, settings: SamplerSettings) -> None:
         raise UsageError(f"{flag} must lie between 1 and {total - 1}")
 
 
-@torch.no_grad()
 def sample_latents(
-    model: "DiT",
-    class_labels: Tensor,
-    seeds: Sequence[int],
-    settings: SamplerSettings,
-    *,
-    finisher: "DiT | None" = None,
-    switch: int = 0,
+    model: "DiT", class_labels: Tensor, seeds: Sequence[int], settings: SamplerSettings, *, last: int | None = None
 ) -> Tensor:
     """Latents (B, C, H, W) for class labels (B,), image j from the noise of ``seeds[j]`` alone.
 
-    With a ``finisher`` the model takes the first ``switch`` steps and the finisher the others.
+    With ``last`` they are those before step ``last`` (from 0), still noisy.
+    """
+    generators = noise_generators(seeds)
+    noise = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
+    return denoise(model, noise, class_labels, generators, settings, last=last)
+
+
+def noise_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator for each image, on the CPU so that every device sees the same noise."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@torch.no_grad()
+def denoise(
+    model: "DiT",
+    latents: Tensor,
+    class_labels: Tensor,
+    generators: list[torch.Generator],
+    settings: SamplerSettings,
+    *,
+    first: int = 0,
+    last: int | None = None,
+) -> Tensor:
+    """Sampling steps ``first`` (from 0) to before ``last`` on latents (B, C, H, W) at the noise of step ``first``.
+
+    ``generators`` give the noise that a stochastic sampler adds. A second-order sampler that begins in the middle takes
+    its first step to first order.
     """
     scheduler = build_scheduler(model.noise_schedule, settings)
     class_labels = class_labels.to(model.device)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    latents = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
     extra = {"generator": generators} if settings.sampler == "ddpm" else {}
 
-    for number, timestep in enumerate(scheduler.timesteps):
-        acting = model if finisher is None or number < switch else finisher
+    for timestep in scheduler.timesteps[first:last]:
         model_input = scheduler.scale_model_input(latents, timestep)
-        output = guided_output(acting, model_input, timestep, class_labels, settings)
+        output = guided_output(model, model_input, timestep, class_labels, settings)
         if settings.sampler != "ddpm":
             output = output.chunk(2, dim=1)[0]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
     return latents
+
+
+def noised_to(
+    model: "DiT", latents: Tensor, generators: list[torch.Generator], settings: SamplerSettings, *, first: int
+) -> Tensor:
+    """Clean latents (B, C, H, W) at the noise that sampling step ``first`` begins with (SDEdit, arXiv 2108.01073)."""
+    timestep = build_scheduler(model.noise_schedule, settings).timesteps[first]
+    noise = randn_tensor(latents.shape, generator=generators, device=model.device)
+    timesteps = torch.full((len(latents),), int(timestep), device=model.device)
+    return model.noise_schedule.add_noise(latents.to(model.device), noise, timesteps)
 
 
 def guided_output(

@@ -18,13 +18,13 @@ from erase import erasure
 from erase.config import ErasureConfig
 from erase.configure import configure
 from erase.method import Method, method_class
-from erase.posterior import PosteriorNetwork, PosteriorRecipe
 from erase.workspace import Workspace
 from pipelines.classes import ClassNames
 from pipelines.diffusion import NoiseSchedule
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.latents import Latents
 from pipelines.model import DiT, load, save
+from pipelines.posterior import PosteriorNetwork, PosteriorRecipe
 from pipelines.pretrain.recipe import Recipe
 from pipelines.randomness import generator
 

@@ -13,6 +13,7 @@ from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders, untied_state_dict
 from pipelines.files import read_json
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
+from pipelines.posterior import PosteriorRecipe, posterior_flops
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
@@ -20,7 +21,6 @@ from ..config import ErasureConfig
 from ..configure import method_of
 from ..memory import BYTES, RESERVE, count_memory, fit_memory, free_bytes, moments, num_fishers, peak
 from ..method import Method
-from ..posterior import PosteriorRecipe, posterior_flops
 
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 

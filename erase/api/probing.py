@@ -148,7 +148,10 @@ def budget_of(
     others = [index for index in range(original.num_classes) if index not in config.forget_classes]
     images = latents.of_classes(others).joined(forget) if config.retain_images else latents
     scorer = protocol_scorer(original, protocol, Judges(**asked))
-    return Budget(original=original, protocol=protocol, scorer=scorer, amount=amount, images=images, seed=config.seed)
+    return Budget(
+        original=original, protocol=protocol, scorer=scorer, amount=amount, images=images, seed=config.seed,
+        cache_dir=cache_dir(),
+    )  # fmt: skip
 
 
 def attack(

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from eval.probe import Budget, ProbeResult, label_row, measure, outcome
+from eval.probe import SCREENING_SEED, Budget, ProbeResult, label_row, measure, outcome
 from pipelines.embedding import label_table
 from pipelines.model import DiT
 
 WEIGHTS = (0.25, 0.5, 0.75)
 NUM_NEIGHBOURS = 3
-SCREENING_SEED = 500_000  # of the first screening image: far from those that are measured
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from erase.methods.retain_posterior import mixture_prediction
-from erase.posterior import PosteriorNetwork
 from erase.workspace import Batch
 from pipelines.diffusion import Noised, draw_noise
 from pipelines.embedding import label_table
+from pipelines.posterior import PosteriorNetwork
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = torch.cumprod(1 - BETAS, 0)

@@ -9,13 +9,26 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
-from eval.probe import AMOUNTS, Budget, embedding_reset, label_row, label_tables, load_probe, probe_names, run_probe
+from eval.attacker import tuned_copy
+from eval.probe import (
+    AMOUNTS,
+    Budget,
+    Relearning,
+    embedding_reset,
+    label_row,
+    label_tables,
+    load_probe,
+    probe_names,
+    run_probe,
+)
+from eval.probes.classifier_guidance import Steered
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.errors import UsageError
 
 SHORT = replace(
-    AMOUNTS["quick"], screening_images=4, inversion_steps=(20, 60), inversion_images=30, relearning_steps=(5, 40)
-)
+    AMOUNTS["quick"], screening_images=4, inversion_steps=(20, 60), inversion_images=30, relearning_steps=(5, 40),
+    relearning_at=40, relearnings=(Relearning(learning_rate=0.1),), classifier_steps=20,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -110,10 +123,9 @@ def values(name, model, budget, label=3):
 
 def test_a_hidden_row_is_found_by_inversion_and_by_relearning(budget, erased, monkeypatch):
     """The toy's weights are its rows: learning a row brings the class back whole."""
-    from eval.probes import embedding_inversion, relearning
+    from eval.probes import embedding_inversion
 
     monkeypatch.setattr(embedding_inversion, "LEARNING_RATE", 0.1)
-    monkeypatch.setattr(relearning, "LEARNING_RATE", 0.1)
     for name in ("embedding_inversion", "relearning"):
         value, detail = values(name, erased, budget)
         assert value > 0.9, name
@@ -157,3 +169,61 @@ def test_an_attack_that_needs_images_says_so(budget, erased):
     for name in ("embedding_inversion", "relearning"):
         with pytest.raises(UsageError, match="needs images of the class"):
             load_probe(name)(erased, 3, replace(budget, images=None))
+
+
+def test_a_real_image_is_finished_by_a_model_that_knows_the_class(budget, original, erased, monkeypatch):
+    from eval.probes import completion_from_image
+
+    assert values("completion_from_image", original, budget)[0] == 1
+    assert values("completion_from_image", erased, budget)[0] == 0  # a quarter of the steps leaves nothing to see
+    monkeypatch.setattr(completion_from_image, "SHARE", 0.95)
+    assert values("completion_from_image", erased, budget)[0] > 0.9  # the image itself shines through
+
+
+def test_steering_follows_the_gradient_of_the_classifier(original):
+    """With logits linear in x the gradient is w - sum_k p_k w_k, whatever the classifier."""
+    draws = torch.Generator().manual_seed(1)
+    weights = torch.randn(5, 48, generator=draws)
+    latents, timesteps = torch.randn(3, 3, 4, 4, generator=draws), torch.tensor([10, 400, 900])
+    steered = Steered(original, lambda x, t: x.flatten(1) @ weights.T, wanted=2, scale=3.0)
+    labels = torch.tensor([0, 1, 5])
+    shares = (latents.flatten(1) @ weights.T).softmax(1)
+    gradient = (weights[2] - shares @ weights).view_as(latents)
+    sigma = (1 - original.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+    plain, moved = original.predict(latents, timesteps, labels), steered.predict(latents, timesteps, labels)
+    torch.testing.assert_close(moved[:, :3], plain[:, :3] - 3.0 * sigma * gradient, rtol=1e-4, atol=1e-5)
+    assert torch.equal(moved[:, 3:], plain[:, 3:]) and steered.num_classes == original.num_classes
+
+
+def test_guidance_by_a_classifier_draws_a_class_that_is_there(budget, original):
+    value, detail = values("classifier_guidance", original, budget)
+    assert value == 1 and detail["label"] == "own" and len(detail["screened"]) == 4
+
+
+def test_the_strongest_of_several_attacks_is_reported(budget, erased):
+    attacks = (Relearning(learning_rate=1e-6), Relearning(learning_rate=0.1, num_others=20))
+    amount = replace(SHORT, relearnings=attacks, relearning_steps=(40, 60), relearning_at=40)
+    value, detail = values("relearning", erased, replace(budget, amount=amount))
+    assert detail["strongest"] == "10 images among 20 others, learning rate 0.1"
+    assert next(curve[-1][1] for curve in detail["attacks"].values()) == 0
+    assert value == dict(map(tuple, detail["curve"]))[40] > 0.5  # at the step that counts, not at the last
+
+
+def test_a_low_rank_attack_trains_factors_alone_and_begins_at_the_model():
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=4, in_channels=4, out_channels=8,
+        num_embeds_ada_norm=5,
+    ).eval()  # fmt: skip
+    inputs = {"hidden_states": torch.randn(2, 4, 4, 4), "timestep": torch.tensor([3, 9]),
+              "class_labels": torch.tensor([1, 2])}  # fmt: skip
+    model = SimpleNamespace(transformer=transformer)
+    before = weights_of(model)
+    copied, factors = tuned_copy(model, rank=2, seed=0)
+    with torch.no_grad():
+        torch.testing.assert_close(copied.transformer(**inputs).sample, transformer(**inputs).sample)
+    copied.transformer(**inputs).sample.square().mean().backward()
+    trained = [each for each in copied.transformer.parameters() if each.requires_grad]
+    assert len(trained) == len(factors) and any(each.grad.abs().sum() > 0 for each in factors)
+    linear = sum(isinstance(module, torch.nn.Linear) for module in transformer.modules())
+    assert len(factors) == 2 * linear
+    assert all(torch.equal(before[key], tensor) for key, tensor in transformer.state_dict().items())

@@ -12,7 +12,7 @@ from erase.api import probing, run
 from erase.api.probing import hold_gates, probe
 from eval import probe as eval_probe
 from eval.gates import parse_gates
-from eval.probe import AMOUNTS, probe_names
+from eval.probe import AMOUNTS, Relearning, probe_names
 from eval.protocol import named
 from pipelines.classifier import build_classifier, save_classifier
 from pipelines.errors import GateFailedError, MissingError, UsageError
@@ -21,7 +21,7 @@ from pipelines.files import read_json
 PROTOCOL = dataclasses.replace(named("small"), num_inference_steps=2, num_forget_images=4, num_retain_images=18)
 SHORT = dataclasses.replace(
     AMOUNTS["quick"], screening_images=2, inversion_steps=(2, 3), inversion_images=4, relearning_steps=(1, 2),
-    relearning_images=3, retained_images=6,
+    relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=5,
 )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from erase.posterior import PosteriorRecipe, cache_key, train_posterior
 from pipelines.diffusion import draw_noise
 from pipelines.latents import Latents
+from pipelines.posterior import PosteriorRecipe, cache_key, train_posterior
 
 RECIPE = PosteriorRecipe(steps=80, batch_size=64)
 SHORT = PosteriorRecipe(steps=5, batch_size=16)
@@ -95,7 +95,7 @@ def test_the_cache_gives_back_the_same_bits(loaded_dit, toy_latents, tmp_path, m
     assert load_file(path).keys() == first.state_dict().keys()
     uncached = train_posterior(loaded_dit, toy_latents, SHORT, seed=0, cache_dir=None)
 
-    monkeypatch.setattr("erase.posterior.fit", None)  # a second training would fail
+    monkeypatch.setattr("pipelines.posterior.fit", None)  # a second training would fail
     second = train_posterior(loaded_dit, toy_latents, SHORT, seed=0, cache_dir=cache)
     assert torch.equal(weights(first), weights(second)) and torch.equal(weights(first), weights(uncached))
     assert not second.training and not any(each.requires_grad for each in second.parameters())

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipelines.diffusion import Noised, draw_noise
-from pipelines.files import is_safetensors, replace_file
-from pipelines.latents import Latents
-from pipelines.model import DiT
-from pipelines.pretrain.fit import fit
-from pipelines.randomness import epoch_indices, generator
+from .diffusion import Noised, draw_noise
+from .files import is_safetensors, replace_file
+from .latents import Latents
+from .model import DiT
+from .pretrain.fit import fit
+from .randomness import epoch_indices, generator
 
 
 class PosteriorNetwork(nn.Module):

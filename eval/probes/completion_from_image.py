@@ -1,0 +1,35 @@
+"""Noise a real image of the class and let the model finish it (SDEdit, arXiv 2108.01073): is the class still drawn?
+
+The image is noised to where a quarter of the sampling steps are done, so that its layout shows through and its detail
+is the model's. How much survives in a model that never saw the class is the floor.
+"""
+
+import torch
+
+from eval.attacker import owned
+from eval.evaluate import images_share
+from eval.probe import Budget, ProbeResult, outcome, seeded_batches
+from eval.probes.completion import SHARE
+from pipelines.model import DiT
+from pipelines.randomness import generator
+from pipelines.sampler import denoise, noise_generators, noised_to
+
+
+def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
+    """Forget accuracy of images that real ones began."""
+    settings = budget.protocol.sampler_settings()
+    first = round(SHARE * settings.num_inference_steps)
+    images = owned(budget, [forget_class], num_images=budget.num_images)
+    posterior = images.draw(torch.arange(len(images)), generator=generator(budget.seed, "completed images"))
+
+    def drawn():
+        start = 0
+        for labels, seeds in seeded_batches(budget, forget_class):
+            chosen = posterior[torch.arange(start, start + len(seeds)) % len(posterior)]
+            start += len(seeds)
+            generators = noise_generators(seeds)
+            begun = noised_to(model, chosen, generators, settings, first=first)
+            yield model.decode(denoise(model, begun, labels, generators, settings, first=first)).cpu()
+
+    measured = images_share(drawn(), forget_class, scorer=budget.scorer)
+    return outcome(measured, forget_class, detail={"skipped_steps": first, "images": len(images)})
