@@ -34,6 +34,10 @@ class Latents:
         """The images whose label is among ``class_labels``."""
         return self.subset(torch.isin(self.class_labels, torch.tensor(class_labels)).nonzero()[:, 0])
 
+    def without_classes(self, class_labels: list[int]) -> "Latents":
+        """The images of all other classes."""
+        return self.subset((~torch.isin(self.class_labels, torch.tensor(class_labels))).nonzero()[:, 0])
+
     def joined(self, other: "Latents") -> "Latents":
         """These images and those of another set of the same shape."""
         mean, std = torch.cat([self.mean, other.mean]), torch.cat([self.std, other.std])

@@ -13,6 +13,7 @@ from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders
 from pipelines.files import read_json
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
+from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
@@ -20,35 +21,38 @@ from ..config import ErasureConfig
 from ..configure import method_of
 from ..method import Method
 from ..posterior import PosteriorRecipe, posterior_flops
+from .watching import described, line_of
 
 BYTES = 4  # float32
+GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 
 
-def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device) -> dict[str, Any]:
+def count(
+    config: ErasureConfig, protocol: Protocol | None, device: torch.device, *, neighbours: Sequence[int] = ()
+) -> dict[str, Any]:
     """Everything countable about a run, as plain JSON types."""
     transformer = on_meta(DiTTransformer2DModel, transformer_config(config.model))
     tie_embedders(transformer, time_embedding="diffusers", check=False)
-    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
+    vae_size = size_of(on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json")))
     names, method = load_classes(config.model), method_of(config)
-    trainable = sum(parameter.numel() for parameter in transformer.parameters())
-    vae_size = sum(parameter.numel() for parameter in vae.parameters())
+    earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
+    removed = (*config.forget_classes, *earlier)
+    trainable = size_of(transformer)
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
-    rows = erasure_rows(config, method, num_retained=len(names) - len(config.forget_classes))
+    rows = erasure_rows(config, method, num_retained=len(names) - len(removed))
     if not method.trains:
         rows |= {"forget": 0, "retain": method.edit_rows(read_provenance(config.model))}
-    scored = scoring_rows(config, protocol) if protocol else 0
-    row_flops = forward_flops(transformer)
-    states = 2 if config.engine.optimizers == "dual" else 1
-    fishers = sum(need.endswith("fisher") for need in method.needs)
-    copies = 2 + 2 * states + ("reference_model" in method.needs) + fishers
-    total_flops = (sum(rows.values()) + scored) * row_flops
+    scored = scoring_rows(config, protocol, num_earlier=len(earlier)) if protocol else 0
+    total_flops = (sum(rows.values()) + scored) * forward_flops(transformer)
     if "posterior" in method.needs:
         shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
         total_flops += posterior_flops(shape, len(names), PosteriorRecipe())
     return {
         "erase": [names[index].name for index in config.forget_classes],
-        "warnings": sibling_warnings(names, config.forget_classes),
+        "erased_before": [names[index].name for index in earlier],
+        "neighbours": described(config.model, neighbours),
+        "warnings": sibling_warnings(names, removed),
         "model": config.model,
         "method": config.method,
         "optimizers": config.engine.optimizers,
@@ -59,27 +63,45 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         "trainable_weights": trainable,
         "rows": {**rows, "scoring": scored},
         "tflop": total_flops / 1e12,
-        "weights_and_states_bytes": (trainable * copies + vae_size) * BYTES,
+        "weights_and_states_bytes": (trainable * weight_copies(config, method) + vae_size) * BYTES,
         "disk_bytes": (trainable + vae_size) * BYTES,
         "estimated_seconds": total_flops / measured_flops(device),
     }
 
 
-def sibling_warnings(names: ClassNames, forget_classes: Sequence[int]) -> list[str]:
+def size_of(network: torch.nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def weight_copies(config: ErasureConfig, method: Method) -> int:
+    """Tensors of the weights' size: weights, gradients, two moments an optimizer, and what the method needs."""
+    states = 2 if config.engine.optimizers == "dual" else 1
+    fishers = sum(need.endswith("fisher") for need in method.needs)
+    return 2 + 2 * states + ("reference_model" in method.needs) + fishers
+
+
+def sibling_warnings(names: ClassNames, removed_classes: Sequence[int]) -> list[str]:
     """One sentence for each retained class whose images often show an erased one: it would train that back in."""
     return [
         f"{share:.0%} of the images of {names[other].name} ({other}) also show {names[index].name}: retaining it "
         f"trains {names[index].name} back in; --also {other} erases both"
-        for index in forget_classes
+        for index in removed_classes
         for other, share in names.siblings(index)
-        if other not in forget_classes
+        if other not in removed_classes
     ]
 
 
-def tell_siblings(config: ErasureConfig) -> None:
-    """The same on stderr, before a run starts."""
-    for sentence in sibling_warnings(load_classes(config.model), config.forget_classes):
+def tell(config: ErasureConfig, neighbours: Sequence[int]) -> None:
+    """On stderr before a run: classes that the model has lost already, the same warnings, the classes to watch."""
+    names = load_classes(config.model)
+    earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
+    if earlier:
+        print(f"{', '.join(names[index].name for index in earlier)}: {GONE}", file=sys.stderr)
+    for sentence in sibling_warnings(names, (*config.forget_classes, *earlier)):
         print(f"warning: {sentence}", file=sys.stderr)
+    if neighbours:
+        print(f"neighbours: {', '.join(map(line_of, described(config.model, neighbours)))}", file=sys.stderr)
 
 
 def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -104,10 +126,11 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     }
 
 
-def scoring_rows(config: ErasureConfig, protocol: Protocol) -> int:
+def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:
     """Network rows of scoring original and erased, and of the row probe's four subjects."""
     settings = protocol.sampler_settings()
-    images = 2 * (protocol.num_forget_images * len(config.forget_classes) + protocol.num_retain_images) + 4 * 2 * 250
+    removed = len(config.forget_classes) + num_earlier
+    images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + 4 * 2 * 250
     return images * settings.num_inference_steps * settings.rows_per_step
 
 
@@ -146,6 +169,8 @@ def text(plan: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
+            *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
+            *([f"neighbours {', '.join(map(line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
             f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
             f"data       {plan['data']}",
             f"prepares   {', '.join(plan['needs']) or 'nothing'}",

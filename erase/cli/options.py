@@ -77,6 +77,12 @@ def common_options(command: Command) -> Command:
     return command
 
 
+def neighbours_option(command: Command) -> Command:
+    """The flag ``--neighbours``: the related classes that the scores watch."""
+    text = "related classes to watch: how many, or CLASS,CLASS,... [default: 3 that the classifier finds nearest]"
+    return click.option("--neighbours", default=None, help=text)(command)
+
+
 def judge_options(command: Command) -> Command:
     """The flags that say where a protocol finds its judges; ``given_judges`` collects them."""
     flags = {
