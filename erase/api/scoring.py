@@ -16,7 +16,7 @@ from eval.report import pictured_classes, write_report
 from pipelines.classifier import Classifier, load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
-from pipelines.provenance import earlier_classes, erased_classes
+from pipelines.provenance import erased_classes
 from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
@@ -112,7 +112,8 @@ def score_models(
 ) -> dict[str, Any]:
     """The result record of an original and an erased model."""
     original = models["original"]
-    earlier = earlier_classes(original.provenance, forget_classes)
+    gone = {label for model in models.values() for label in erased_classes(model.provenance)}
+    earlier = sorted(gone - set(forget_classes))
     removed = (*forget_classes, *earlier)
     record = evaluate(
         models,

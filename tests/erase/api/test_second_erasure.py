@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from erase import erasure
-from erase.api import plan, request, run
+from erase.api import evaluate, plan, request, run
 from erase.configure import configure, method_of
 from erase.erasure import load_original, prepare
 from erase.method import other_class
@@ -116,6 +116,14 @@ def test_a_second_run_scores_the_first_class_apart(
     assert "without three and four" in card and "Forget accuracy of three, erased before" in card
     assert second.model.provenance["original"]["erased"]["forget_classes"] == [3]
     assert load_classes(tmp_path / "second").resolve("three") == 3
+
+
+def test_a_class_that_only_the_erased_model_lost_is_no_retained_class(first, judged_model, pictures, short_protocol):
+    record = evaluate(
+        str(first.run_dir), "eight", original=judged_model, protocol=short_protocol, reference=pictures, progress=False
+    )
+    assert record["forget_classes"] == [8] and list(record["earlier"]) == ["3"]
+    assert "3" not in record["erased"]["retain_accuracy"]["detail"]["per_class"]
 
 
 def test_the_plan_says_what_is_gone(first, pictures, short_protocol, capsys):
