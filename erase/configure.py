@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import UsageError
-from pipelines.model import load_classes
+from pipelines.model_source import load_classes, read_provenance
+from pipelines.provenance import earlier_classes
 from pipelines.sources import REPLAY, check_source, default_source
 
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
 from .method import Method, method_class
 
 DEFAULT_METHOD = "retain_posterior"
-COMMON = ("model", "method", "preset", "data", "protocol", "reference", "classifier", "inception", "also", "gate",
-          "output", "device", "memory", "json", "dry_run")  # other flags of `erase run`  # fmt: skip
+# Other flags of `erase run`.
+COMMON = ("model", "method", "preset", "data", "memory", "protocol", "reference", "classifier", "inception",
+          "neighbours", "also", "gate", "output", "device", "json", "dry_run")  # fmt: skip
 
 
 def configure(
@@ -34,12 +36,7 @@ def configure(
     """
     kind = method_class(method)
     check_preset(preset, kind, method)
-    names = load_classes(model)
-    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
-    if not forget_classes:
-        raise UsageError("no class to erase was named")
-    if len(forget_classes) == len(names):
-        raise UsageError("every class of the model was named: at least one must be retained")
+    forget_classes = resolved_classes(model, classes)
     data = data or default_source(model)
     check_source(data)
 
@@ -57,6 +54,19 @@ def configure(
     )
     check_effects(config, options or {})
     return config
+
+
+def resolved_classes(model: str, classes: Sequence[str | int]) -> tuple[int, ...]:
+    """The indices of the named classes in order (``UsageError`` for none, and where none would be retained)."""
+    names = load_classes(model)
+    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
+    if not forget_classes:
+        raise UsageError("no class to erase was named")
+    earlier = earlier_classes(read_provenance(model), forget_classes)
+    if len(forget_classes) + len(earlier) == len(names):
+        gone = " or was erased before" if earlier else ""
+        raise UsageError(f"every class of the model was named{gone}: at least one must be retained")
+    return forget_classes
 
 
 def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
 from pipelines.posterior import PosteriorRecipe, train_posterior
+from pipelines.provenance import earlier_classes
 from pipelines.sources import replay_latents, training_latents
 
 from .config import ErasureConfig
@@ -95,19 +96,20 @@ def prepare(
     progress: bool,
 ) -> Workspace:
     """Data and everything else that the method needs."""
+    earlier = earlier_classes(model.provenance, config.forget_classes)
     latents, forget = images_of(model, config, config.data, cache_dir=cache_dir, progress=progress)
     kept_latents = latents
     if "replay" in method.needs:
-        kept_latents = replay_latents(
-            model, per_class=config.replay_per_class, seed=config.seed, cache_dir=cache_dir, progress=progress
-        )
-    retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
+        replay = {"per_class": config.replay_per_class, "seed": config.seed, "without": earlier}
+        kept_latents = replay_latents(model, **replay, cache_dir=cache_dir, progress=progress)
+    retained = [index for index in range(model.num_classes) if index not in (*config.forget_classes, *earlier)]
     workspace = Workspace(
         model=model,
         forget_classes=config.forget_classes,
         forget=nonempty(forget, "forget", config),
         retain=nonempty(kept_latents.of_classes(retained), "retain", config),
         seed=config.seed,
+        earlier_classes=earlier,
         work_dir=work_dir,
         precision=config.precision,
         progress=progress,
@@ -121,7 +123,8 @@ def images_of(
 ) -> tuple[Latents, Latents]:
     """Latents of a source as a configuration takes them: of all classes or a sample of them, and of the erased ones.
 
-    Where the first are a sample, the second are still every image of the erased classes.
+    Where the first are a sample, the second are still every image of the erased classes. A class that the model lost
+    to an earlier erasure is in neither: as a retained class it would be trained back in.
     """
     shared = {
         "cache_dir": cache_dir,
@@ -129,7 +132,8 @@ def images_of(
         "seed": config.seed,
         "progress": progress,
     }
-    latents = training_latents(model, source, num_images=config.retain_images, **shared)
+    earlier = earlier_classes(model.provenance, config.forget_classes)
+    latents = training_latents(model, source, num_images=config.retain_images, without=earlier, **shared)
     if config.retain_images:
         return latents, training_latents(model, source, classes=config.forget_classes, **shared)
     return latents, latents.of_classes(list(config.forget_classes))

@@ -124,10 +124,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def other_class(workspace: Workspace, class_label: int, *, offset: int = 1) -> int:
-    """The class ``offset`` further on, skipping the classes that are erased."""
+    """The class ``offset`` further on, skipping the classes that are erased, now or before."""
     num_classes = workspace.model.num_classes
     other = (class_label + offset) % num_classes
-    while other in workspace.forget_classes:
+    while other in workspace.removed_classes:
         other = (other + 1) % num_classes
     return other
 

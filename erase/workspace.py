@@ -38,6 +38,7 @@ class Workspace:
     forget: Latents
     retain: Latents
     seed: int
+    earlier_classes: tuple[int, ...] = ()  # erased from the model before: neither forgotten nor retained here
     work_dir: Path | None = None  # where a method that does not use the engine keeps its progress
     precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; weights and losses are fp32
     progress: bool = False  # whether preparations show a bar
@@ -52,9 +53,14 @@ class Workspace:
         self.original_rows = label_table(self.model.transformer).detach().clone()
 
     @property
+    def removed_classes(self) -> tuple[int, ...]:
+        """The classes that are erased, now or before."""
+        return (*self.forget_classes, *self.earlier_classes)
+
+    @property
     def retained_classes(self) -> list[int]:
-        """Every class of the model that is not erased."""
-        return [index for index in range(self.model.num_classes) if index not in self.forget_classes]
+        """Every other class of the model."""
+        return [index for index in range(self.model.num_classes) if index not in self.removed_classes]
 
     def draw(self, side: str, step: int, phase: int, *, batch_size: int, label_dropout: float) -> Batch:
         """Batch number (step, phase) of the ``"forget"`` or ``"retain"`` set, a pure function of its arguments."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.errors import UsageError
+from pipelines.text import markdown_table
 
 from .metric import displays, title
 from .protocol import differences
@@ -145,9 +146,7 @@ def to_text(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A Markdown table."""
-    rule = ["---", "---", *["--:"] * (len(table.header) - 2)]
-    lines = [table.header, rule, *table.rows]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+    return markdown_table(table.header, table.rows, text_columns=2)
 
 
 def to_csv(table: Table) -> str:

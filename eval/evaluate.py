@@ -33,6 +33,8 @@ def evaluate(
     protocol: Protocol,
     scorer: Scorer,
     reference: Reference,
+    earlier_classes: Sequence[int] = (),
+    neighbours: Sequence[int] = (),
     metrics: Sequence[str] = (),
     training_features: Tensor = NO_FEATURES,
     batch_size: int = 250,
@@ -40,28 +42,30 @@ def evaluate(
 ) -> dict[str, Any]:
     """The result record of two or more models, among them ``original`` and ``erased``, on identical noise.
 
-    ``metrics`` names files of ``eval/metrics``; none means all. One whose needs the reference does not meet is listed
-    under ``skipped`` with the reason. Raises ``UsageError`` for models, classes or references that do not fit.
+    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default those that
+    the classifier finds nearest. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those
+    whose needs are not met. Raises ``UsageError`` for models, classes or references that do not fit.
     """
     check_models(models, forget_classes=forget_classes, scorer=scorer, reference=reference)
-    original = models["original"]
     context = Context(
         forget_classes=tuple(forget_classes),
-        num_classes=original.num_classes,
+        num_classes=models["original"].num_classes,
         reference=reference,
         training_features=training_features,
         seed=protocol.first_seed,
+        earlier_classes=tuple(earlier_classes),
     )
     chosen, skipped = choose_metrics(metrics or metric_names(), context)
 
     # Every model draws the same requests; nothing but its weights differs.
-    scores = {}
-    for name, model in models.items():
-        bar = f"evaluate {name}" if progress else ""
-        scores[name] = score_model(
-            model, chosen, context, protocol=protocol, scorer=scorer, batch_size=batch_size, progress=bar
-        )
-    return assemble(models, scores, protocol=protocol, scorer=scorer, context=context, skipped=skipped)
+    drawing = {"protocol": protocol, "scorer": scorer, "batch_size": batch_size}
+    scores = {
+        name: score_model(model, chosen, context, **drawing, progress=f"evaluate {name}" if progress else "")
+        for name, model in models.items()
+    }
+    about = {"context": context, "neighbours": neighbours, "skipped": skipped}
+    record = assemble(models, scores, protocol=protocol, scorer=scorer, **about)
+    return {**record, "earlier": score_earlier(models, earlier_classes, **drawing)}
 
 
 def score_model(
@@ -75,7 +79,12 @@ def score_model(
     progress: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The values of one model in one pass over the images that the protocol draws; ``progress`` titles a bar."""
-    requests = plan_requests(protocol, num_classes=model.num_classes, forget_classes=context.forget_classes)
+    requests = plan_requests(
+        protocol,
+        num_classes=model.num_classes,
+        forget_classes=context.forget_classes,
+        earlier_classes=context.earlier_classes,
+    )
     drawn = generate(model, requests, protocol.sampler_settings(), batch_size=batch_size, progress=progress)
     return results(feed(metrics, drawn, scorer=scorer, context=context))
 
@@ -141,10 +150,11 @@ def assemble(
     protocol: Protocol,
     scorer: Scorer,
     context: Context,
+    neighbours: Sequence[int],
     skipped: Mapping[str, str],
 ) -> dict[str, Any]:
     """The record: protocol as it was run, the values of every model, their change, and what made them."""
-    neighbours = nearest_classes(scores["original"], count=NUM_NEIGHBOURS)
+    neighbours = list(neighbours) or nearest_classes(scores["original"], count=NUM_NEIGHBOURS)
     for values in scores.values():
         if neighbours and "retain_accuracy" in values:
             values["neighbour_accuracy"] = neighbour_accuracy(values, neighbours)
@@ -168,6 +178,20 @@ def assemble(
         },
         "models": {name: model.provenance for name, model in models.items()},
         "versions": versions(),
+    }
+
+
+def score_earlier(
+    models: Mapping[str, DiT], earlier_classes: Sequence[int], *, protocol: Protocol, scorer: Scorer, batch_size: int
+) -> dict[str, dict[str, Any]]:
+    """Forget accuracy of every model on each class that was erased before: it shows whether the class came back."""
+    drawing = {"protocol": protocol, "scorer": scorer, "num_images": protocol.num_forget_images}
+    return {
+        str(label): {
+            name: forget_accuracy(model, label, **drawing, batch_size=batch_size)[0].to_dict()
+            for name, model in models.items()
+        }
+        for label in earlier_classes
     }
 
 

@@ -42,6 +42,7 @@ class Context:
     reference: Reference  # held-out real images of the retained classes
     training_features: Tensor  # (M, D); empty unless copies are looked for
     seed: int
+    earlier_classes: tuple[int, ...] = ()  # erased before: neither forget nor retained classes
 
     def has(self, need: str) -> bool:
         """Whether a metric's need is met."""

@@ -1,11 +1,47 @@
-"""The retained classes nearest to the erased one, and how well they survive."""
+"""The classes nearest to the erased one: chosen ahead or by the classifier, and how well they survive."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Any
+
+from torch import Tensor
+
+from pipelines.classes import ClassNames
 
 from .values import share
 
 Scores = Mapping[str, Mapping[str, Any]]  # values of one model by name, as JSON
+
+
+def related_classes(
+    names: ClassNames,
+    forget_classes: Sequence[int],
+    *,
+    count: int,
+    removed: Collection[int],
+    label_rows: Tensor | None,
+) -> list[int]:
+    """Up to ``count`` retained classes that are related to the forget classes, known without drawing an image.
+
+    Two rankings take turns: classes whose names share words, the model's own synonyms included, and, where
+    ``label_rows`` (num_classes + 1, D) are at hand, classes with the nearest label rows. Forget classes take turns too;
+    ``removed`` are the classes that cannot be chosen.
+    """
+    rankings = []
+    for label in forget_classes:
+        rankings.append(names.related(label, limit=len(names)))
+        if label_rows is not None:
+            rankings.append(nearest_rows(label_rows, label))
+    in_turn = chain.from_iterable(zip_longest(*rankings))
+    kept = [label for label in dict.fromkeys(in_turn) if label is not None and label not in removed]
+    return kept[:count]
+
+
+def nearest_rows(label_rows: Tensor, label: int) -> list[int]:
+    """All other classes by the Euclidean distance of their label rows, the nearest first; the null row is no class."""
+    rows = label_rows[:-1].double()
+    order = (rows - rows[label]).norm(dim=1).argsort(stable=True).tolist()
+    return [other for other in order if other != label]
 
 
 def nearest_classes(original: Scores, *, count: int) -> list[int]:

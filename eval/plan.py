@@ -29,8 +29,13 @@ def check_forget_classes(forget_classes: Sequence[int], num_classes: int) -> Non
         raise UsageError("every class of the model is a forget class: nothing is left to retain")
 
 
-def plan_requests(protocol: Protocol, *, num_classes: int, forget_classes: Sequence[int]) -> list[Request]:
-    """Every image of an evaluation, forget classes first; classes take turns, so that any prefix is balanced."""
+def plan_requests(
+    protocol: Protocol, *, num_classes: int, forget_classes: Sequence[int], earlier_classes: Sequence[int] = ()
+) -> list[Request]:
+    """Every image of an evaluation, forget classes first; classes take turns, so that any prefix is balanced.
+
+    ``earlier_classes`` were erased before: none of their images is drawn here.
+    """
     check_forget_classes(forget_classes, num_classes)
     first = protocol.first_seed
     forget = [
@@ -40,15 +45,16 @@ def plan_requests(protocol: Protocol, *, num_classes: int, forget_classes: Seque
     ]
     drawn: dict[int, int] = {}
     retain = []
-    for label in retained_labels(protocol, num_classes=num_classes, forget_classes=forget_classes):
+    removed = (*forget_classes, *earlier_classes)
+    for label in retained_labels(protocol, num_classes=num_classes, removed_classes=removed):
         retain.append((label, image_seed(first, label, drawn.get(label, 0))))
         drawn[label] = drawn.get(label, 0) + 1
     return forget + retain
 
 
-def retained_labels(protocol: Protocol, *, num_classes: int, forget_classes: Sequence[int]) -> list[int]:
+def retained_labels(protocol: Protocol, *, num_classes: int, removed_classes: Sequence[int]) -> list[int]:
     """Class label of each retained image: in turn (counts differ by at most one) or uniformly at random."""
-    classes = [label for label in range(num_classes) if label not in set(forget_classes)]
+    classes = [label for label in range(num_classes) if label not in set(removed_classes)]
     total = protocol.num_retain_images
     if protocol.label_draw == "balanced":
         return [classes[i % len(classes)] for i in range(total)]

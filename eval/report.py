@@ -100,8 +100,9 @@ def keep_percent(value: Any) -> Any:
 
 
 def pictured_classes(record: Record, *, most: int = 10) -> list[int]:
-    """Classes worth a picture: the erased ones, their neighbours, then retained ones at random but always the same."""
-    chosen = list(dict.fromkeys([*record["forget_classes"], *record["neighbours"]]))
+    """Classes worth a picture: those erased now and before, neighbours, then others at random but always the same."""
+    earlier = map(int, record.get("earlier", {}))
+    chosen = list(dict.fromkeys([*record["forget_classes"], *earlier, *record["neighbours"]]))
     others = [label for label in range(len(record["class_names"])) if label not in chosen]
     count = min(len(others), max(0, most - len(chosen)))
     return chosen + sorted(random.Random(record["protocol"]["first_seed"]).sample(others, count))

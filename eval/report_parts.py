@@ -5,10 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from pipelines.text import listed
+
 from . import charts, words
 from .metric import displays, metric_class, title
 from .pictures import data_uri, grid
 from .probe import ProbeResult, describe_probe
+from .values import difference
 from .words import Record, class_name, number
 
 PANEL_COLUMNS, STRIP_IMAGES, GAP = 4, 6, 0.06  # the gap is a share of a tile
@@ -26,7 +29,8 @@ ROW_NAMES = {
 
 def summary(record: Record) -> str:
     """The outcome in two sentences."""
-    names, others = words.quoted_forget_names(record), len(record["class_names"]) - len(record["forget_classes"])
+    names = words.quoted_forget_names(record)
+    others = len(record["class_names"]) - len(record["forget_classes"]) - len(earlier_of(record))
     sentences = []
     if "forget_accuracy" in record["erased"]:
         now, before = (number(record[model]["forget_accuracy"]["value"], "share") for model in ("erased", "original"))
@@ -56,8 +60,32 @@ def headline_stats(record: Record) -> list[dict[str, Any]]:
 
 
 def score_rows(record: Record) -> list[dict[str, Any]]:
-    """Every value with its interval in words."""
-    return [score(record, key) for key in words.ordered_keys(record)]
+    """Every value with its interval in words, then the classes that earlier erasures removed."""
+    earlier = [earlier_score(record, label) for label in earlier_of(record)]
+    return [score(record, key) for key in words.ordered_keys(record)] + earlier
+
+
+def earlier_of(record: Record) -> dict[str, Any]:
+    """Entries of the classes that were erased before, by label; none for a base model."""
+    return record.get("earlier", {})
+
+
+def earlier_score(record: Record, label: str) -> dict[str, Any]:
+    """One class that was erased before, as a score."""
+    entry = record["earlier"][label]
+    now, before = entry["erased"], entry["original"]
+    return {
+        "title": f"Forget accuracy of {class_name(record, label)}, erased before",
+        "meaning": "Whether a class that an earlier erasure removed came back; it counts in no other score.",
+        "direction": words.direction("forget_accuracy"),
+        "first": True,
+        "now": number(now["value"], "share"),
+        "before": number(before["value"], "share"),
+        "change": words.change(difference(now, before), "share"),
+        "verdict": words.returned(entry),
+        "interval": words.interval(now, "share"),
+        "n": f"{now['n']:,}",
+    }
 
 
 def score(record: Record, key: str) -> dict[str, Any]:
@@ -81,7 +109,7 @@ def skipped_rows(record: Record) -> list[tuple[str, str]]:
     """Metrics that could not be measured, and why."""
     space = record["feature_space"]
     return [
-        (words.listed([title(show.key, space) for show in metric_class(name).shows]), why)
+        (listed([title(show.key, space) for show in metric_class(name).shows]), why)
         for name, why in record["skipped"].items()
     ]
 
@@ -102,13 +130,20 @@ def sample_rows(
             {
                 "name": class_name(record, label),
                 "erased": erased,
-                "neighbour": label in record["neighbours"],
+                "note": note(record, label),
                 "count": min(count, samples["original"].shape[1]),
                 "accuracy": [number(entry["value"], "share") if entry else "" for entry in entries],
                 "pictures": pictures,
             }
         )
     return rows
+
+
+def note(record: Record, label: int) -> str:
+    """What sets a class apart from the other classes: ``erased``, ``erased before``, ``neighbour`` or nothing."""
+    if label in record["forget_classes"]:
+        return "erased"
+    return "erased before" if str(label) in earlier_of(record) else "neighbour" * (label in record["neighbours"])
 
 
 def inlined(images: Tensor, *, columns: int, scale: float) -> dict[str, Any]:
@@ -119,9 +154,10 @@ def inlined(images: Tensor, *, columns: int, scale: float) -> dict[str, Any]:
 
 
 def per_class(record: Record, model: str) -> dict[str, Any]:
-    """Accuracy entries of all classes of one model, forget and retain."""
+    """Accuracy entries of all classes of one model: forget, retain, and erased before."""
     entries = (record[model].get(key, {}) for key in ("forget_accuracy", "retain_accuracy"))
-    return {label: value for entry in entries for label, value in entry.get("detail", {}).get("per_class", {}).items()}
+    found = {label: value for entry in entries for label, value in entry.get("detail", {}).get("per_class", {}).items()}
+    return found | {label: entry[model] for label, entry in earlier_of(record).items()}
 
 
 def class_bars(record: Record) -> dict[str, Any]:
@@ -129,14 +165,14 @@ def class_bars(record: Record) -> dict[str, Any]:
     before, after = (per_class(record, model) for model in MODELS)
     measured = [label for label in after if label in before and after[label]["value"] is not None]
     damage = {label: before[label]["value"] - after[label]["value"] for label in measured}
-    forget = [label for label in measured if int(label) in record["forget_classes"]]
+    forget = [label for label in measured if note(record, int(label)).startswith("erased")]
     retained = sorted((label for label in measured if label not in forget), key=lambda label: -damage[label])
     shown, hidden = retained[:MAX_CLASS_BARS], retained[MAX_CLASS_BARS:]
     bars = [
         {
             "name": class_name(record, label),
             "erased": label in forget,
-            "neighbour": int(label) in record["neighbours"],
+            "note": note(record, int(label)),
             "before": before[label]["value"],
             "after": after[label]["value"],
             "change": words.change({"value": -damage[label]}, "share"),

@@ -1,10 +1,13 @@
 """Numbers in plain words, the same in reports, tables and model cards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from pipelines.text import listed
+
 from .metric import Unit, displays, title
+from .values import difference
 
 Record = Mapping[str, Any]
 
@@ -89,11 +92,6 @@ def class_name(record: Record, class_label: int | str) -> str:
     return record["class_names"][int(class_label)] if str(class_label).isdigit() else str(class_label)
 
 
-def listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
 def forget_names(record: Record) -> str:
     """The erased classes in words."""
     return listed([class_name(record, label) for label in record["forget_classes"]])
@@ -114,3 +112,19 @@ def model_name(record: Record) -> str:
 def headline(record: Record) -> str:
     """What was done, in plain words: ``three erased from digits``."""
     return f"{forget_names(record)} erased from {model_name(record)}"
+
+
+def earlier_sentence(label: str, record: Record) -> str:
+    """Whether a class that an earlier erasure removed came back: ``Forget accuracy of three, erased before, ...``."""
+    entry = record["earlier"][label]
+    now, before = (number(entry[model]["value"], "share") for model in ("erased", "original"))
+    text = f"Forget accuracy of {class_name(record, label)}, erased before, {now} (was {before})"
+    return ", ".join(filter(None, [text, direction("forget_accuracy"), returned(entry)]))
+
+
+def returned(entry: Mapping[str, Any]) -> str:
+    """What became of a class that was erased before: ``came back in part`` where its interval says so."""
+    delta = difference(entry["erased"], entry["original"])
+    if delta["low"] is None:
+        return ""
+    return "came back in part" if delta["low"] > 0 else "gone further" if delta["high"] < 0 else "did not come back"

@@ -38,6 +38,10 @@ class Latents:
         """``count`` images: these in turn, again and again."""
         return self.subset(torch.arange(count) % len(self))
 
+    def without_classes(self, class_labels: list[int]) -> "Latents":
+        """The images of all other classes."""
+        return self.subset((~torch.isin(self.class_labels, torch.tensor(class_labels))).nonzero()[:, 0])
+
     def joined(self, other: "Latents") -> "Latents":
         """These images and those of another set of the same shape."""
         mean, std = torch.cat([self.mean, other.mean]), torch.cat([self.std, other.std])

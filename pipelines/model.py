@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from .embedding import TimeEmbedding, tie_embedders, untied_state_dict
 from .errors import MissingError, UsageError
 from .files import replace_folder, write_json
 from .model_source import (
+    CARD_FILE,
     SETTINGS_FILE,
     check_model,
     classifier_dir,
@@ -28,6 +30,7 @@ from .model_source import (
     vae_dir,
 )
 from .original import original_config, read_original, to_diffusers
+from .provenance import erased_classes, marked
 from .sampler import ddim_scheduler
 
 PIXELS_AT_ONCE = 2**21  # through the VAE, 32 images of 256 x 256: its activations are the largest there are
@@ -127,12 +130,18 @@ class DiT:
         """
         if self.time_embedding != "diffusers":
             raise UsageError("diffusers has no original time embedding: load this model with pipelines.model.load")
-        return DiTPipeline(untied_copy(self.transformer), self.vae, ddim_scheduler(self.noise_schedule), self.id2label)
+        scheduler = ddim_scheduler(self.noise_schedule)
+        return DiTPipeline(untied_copy(self.transformer), self.vae, scheduler, self.marked_id2label)
 
     @property
     def id2label(self) -> dict[int, str]:
         """Class names in diffusers' form."""
         return dict(enumerate(self.classes.labels))
+
+    @property
+    def marked_id2label(self) -> dict[int, str]:
+        """The same for those who open the model with diffusers: an erased class says that it is."""
+        return dict(enumerate(marked(self.classes.labels, erased_classes(self.provenance))))
 
 
 def untied_copy(transformer: DiTTransformer2DModel) -> DiTTransformer2DModel:
@@ -204,8 +213,17 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     return network
 
 
-def save(model: DiT, folder: str | Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> Path:
-    """Write an ordinary diffusers folder (safetensors, ``id2label``, a model card); it appears whole or not at all."""
+def save(
+    model: DiT,
+    folder: str | Path,
+    *,
+    card: Callable[[Path], str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write an ordinary diffusers folder (safetensors, ``id2label``, a model card); it appears whole or not at all.
+
+    ``card`` makes the text of the model card from the folder with everything else in it.
+    """
     with replace_folder(Path(folder)) as target:
         transformer = in_dtype(untied_copy(model.transformer), dtype)
         transformer.save_pretrained(target / "transformer")
@@ -215,8 +233,8 @@ def save(model: DiT, folder: str | Path, *, card: str = "", dtype: torch.dtype =
             shutil.copytree(model.classifier_dir, target / "classifier")
         write_json(model_index(model), target / "model_index.json")
         write_json(settings_of(model), target / SETTINGS_FILE)
-        if card:
-            (target / "README.md").write_text(card)
+        if card is not None:
+            (target / CARD_FILE).write_text(card(target))
     return Path(folder)
 
 
@@ -232,7 +250,7 @@ def model_index(model: DiT) -> dict[str, Any]:
     return {
         "_class_name": "DiTPipeline",
         "_diffusers_version": __version__,
-        "id2label": {str(index): label for index, label in model.id2label.items()},
+        "id2label": {str(index): label for index, label in model.marked_id2label.items()},
         "scheduler": ["diffusers", "DDIMScheduler"],
         "transformer": ["diffusers", "DiTTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],

@@ -13,10 +13,12 @@ from .errors import MissingError, UsageError
 from .files import check_weights, read_json
 from .imagenet import NUM_CLASSES
 from .original import SUFFIXES, original_config, read_companion
+from .provenance import erased_classes, unmarked
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 IMAGENET_MODELS = ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512")  # their class names are known offline
 ORIGINAL_VAE = "stabilityai/sd-vae-ft-ema"  # the decoder of the published samples
+CARD_FILE = "README.md"
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 SETTINGS_FILE = "dit.json"  # what diffusers' own files cannot hold: time embedding, guided channels, provenance
 
@@ -100,8 +102,9 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
 
 def model_settings(source: str | Path) -> dict[str, Any]:
     """Time embedding, guided channels and provenance; the original code's where it wrote the checkpoint."""
-    if original_path(source) is not None:
-        return {"time_embedding": "original", "guided_channels": 3}
+    if (path := original_path(source)) is not None:
+        known = {"provenance": read_companion(path).get("provenance", {})}
+        return {"time_embedding": "original", "guided_channels": 3, **known}
     path = resolve_folder(source) / SETTINGS_FILE
     return read_json(path) if path.exists() else {}
 
@@ -143,7 +146,7 @@ def load_noise_schedule(source: str | Path) -> NoiseSchedule:
 def load_classes(source: str | Path) -> ClassNames:
     """Class names of a model: its own, ImageNet's for an original checkpoint of 1,000 classes, else indices.
 
-    The published ImageNet models need no network for this.
+    The published ImageNet models need no network for this. An erased class has the name that it always had.
     """
     try:
         num_classes = transformer_config(source).get("num_embeds_ada_norm", NUM_CLASSES)
@@ -156,4 +159,5 @@ def load_classes(source: str | Path) -> ClassNames:
     labels = index.get("id2label") or {}
     if path is not None and not labels and num_classes == NUM_CLASSES:
         return ClassNames.imagenet()
-    return ClassNames([labels.get(str(number), str(number)) for number in range(num_classes)])
+    listed = [labels.get(str(number), str(number)) for number in range(num_classes)]
+    return ClassNames(unmarked(listed, erased_classes(read_provenance(source))))

@@ -101,7 +101,7 @@ def first_line(error: Exception) -> str:
 
 
 def companion_path(path: Path) -> Path:
-    """The file beside a checkpoint that says what weights cannot: ``num_attention_heads``, ``id2label``."""
+    """The file beside a checkpoint that says what weights cannot: heads, class names and, if known, provenance."""
     return path.with_suffix(".dit.json")
 
 
@@ -190,7 +190,10 @@ def original_block(state: Mapping[str, Tensor], index: int) -> Iterator[tuple[st
             yield f"blocks.{index}.{theirs}.{kind}", state[f"transformer_blocks.{index}.{ours}.{kind}"]
 
 
-def write_companion(path: Path, *, num_attention_heads: int, id2label: Mapping[int, str]) -> None:
+def write_companion(
+    path: Path, *, num_attention_heads: int, id2label: Mapping[int, str], provenance: Mapping[str, Any]
+) -> None:
     """Write the companion of an exported checkpoint, so that it loads again without a question."""
     labels = {str(index): label for index, label in id2label.items()}
-    write_json({"num_attention_heads": num_attention_heads, "id2label": labels}, companion_path(path))
+    facts = {"num_attention_heads": num_attention_heads, "id2label": labels, "provenance": dict(provenance)}
+    write_json(facts, companion_path(path))

@@ -46,10 +46,10 @@ class PosteriorNetwork(nn.Module):
         return self.head(hidden)
 
     @torch.no_grad()
-    def retained(self, noised: Noised, forget_classes: tuple[int, ...]) -> Tensor:
-        """p(c | x_t, c retained) as probabilities (B, num_classes), exactly zero at the erased classes."""
+    def retained(self, noised: Noised, removed_classes: tuple[int, ...]) -> Tensor:
+        """p(c | x_t, c retained) as probabilities (B, num_classes), exactly zero at the removed classes."""
         logits = self(noised.noisy_latents, noised.timesteps)
-        logits[:, list(forget_classes)] = -torch.inf
+        logits[:, list(removed_classes)] = -torch.inf
         return logits.softmax(dim=1)
 
 

@@ -16,6 +16,7 @@ from .latents import Latents, encode_images, store, stored
 from .model import DiT
 from .model_source import EMBEDDED, read_provenance
 from .progress import bar_of
+from .provenance import base_of
 from .randomness import stream_seed
 from .sampler import SamplerSettings, sample_latents
 
@@ -34,11 +35,18 @@ def check_source(source: str) -> None:
 
 
 def open_source(
-    source: str, model: DiT, *, classes: Sequence[int] = (), num_images: int = 0, seed: int = 0
+    source: str,
+    model: DiT,
+    *,
+    classes: Sequence[int] = (),
+    without: Sequence[int] = (),
+    num_images: int = 0,
+    seed: int = 0,
 ) -> ImageSet:
     """The readable images of a source that is not replay.
 
-    ``classes`` takes those of some classes alone, ``num_images`` a random sample balanced over the classes.
+    ``classes`` takes those of some classes alone, ``without`` leaves classes out, ``num_images`` takes a random sample
+    balanced over the classes.
     """
     if source == "digits":
         images = digits_for(model, "train")
@@ -46,6 +54,8 @@ def open_source(
         images = open_images(source, model.classes, image_size=model.image_size)
     if classes:
         images = images.of_classes(classes)
+    if without:
+        images = images.without_classes(without)
     if num_images:
         images = images.balanced(num_images, seed=seed)
     return images.decodable()
@@ -79,37 +89,54 @@ def training_latents(
     seed: int,
     progress: bool,
     classes: Sequence[int] = (),
+    without: Sequence[int] = (),
     num_images: int = 0,
 ) -> Latents:
     """Latents from a source, encoded or sampled once and kept in the cache.
 
-    ``classes`` and ``num_images`` choose among images as ``open_source`` does; replay is of every class.
+    ``classes``, ``without`` and ``num_images`` choose among images as ``open_source`` does; replay is of every class
+    but those of ``without``.
     """
     if source == REPLAY:
-        latents = replay_latents(model, per_class=replay_per_class, seed=seed, cache_dir=cache_dir, progress=progress)
+        latents = replay_latents(
+            model, per_class=replay_per_class, seed=seed, without=without, cache_dir=cache_dir, progress=progress
+        )
         return latents.of_classes(list(classes)) if classes else latents
     flip = source != "digits"  # a mirrored digit is another sign
-    images = open_source(source, model, classes=classes, num_images=num_images, seed=seed)
+
+    # A whole source is encoded with every class, so that the cache serves other erasures too.
+    left_out = without if num_images else ()
+    images = open_source(source, model, classes=classes, without=left_out, num_images=num_images, seed=seed)
     if progress:
         tell_skipped(images)
-    return encode_images(model, images, cache_dir=cache_dir, flip=flip, progress="encoding" if progress else "")
+    latents = encode_images(model, images, cache_dir=cache_dir, flip=flip, progress="encoding" if progress else "")
+    return latents.without_classes(list(without)) if without else latents
 
 
 def replay_latents(
-    model: DiT, *, per_class: int, seed: int, cache_dir: Path | None, progress: bool, batch_size: int = 250
+    model: DiT,
+    *,
+    per_class: int,
+    seed: int,
+    cache_dir: Path | None,
+    progress: bool,
+    without: Sequence[int] = (),
+    batch_size: int = 250,
 ) -> Latents:
-    """The model's own samples of every class, at guidance 1, as latents without posterior noise."""
+    """The model's own samples of every class but those of ``without``, at guidance 1, as latents without noise."""
     settings = SamplerSettings(guided_channels=model.guided_channels)
     path = None
     if cache_dir is not None:
-        digest = sha256(json.dumps([vars(settings), per_class, seed, model.behaviour()]).encode())
+        left_out = [sorted(without)] if without else []
+        digest = sha256(json.dumps([vars(settings), per_class, seed, model.behaviour(), *left_out]).encode())
         for tensor in model.transformer.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         path = cache_dir / f"replay-{digest.hexdigest()[:12]}.safetensors"
         if (kept := stored(path)) is not None:
             return kept
 
-    class_labels = torch.arange(model.num_classes).repeat(per_class)
+    classes = [label for label in range(model.num_classes) if label not in set(without)]
+    class_labels = torch.tensor(classes).repeat(per_class)
     seeds = [stream_seed(seed, "replay", index) for index in range(len(class_labels))]
     sampled = []
     with bar_of(len(seeds), "replay", unit="image", shown=progress) as bar:
@@ -142,6 +169,4 @@ def held_out_images(model: DiT, source: str | None) -> ImageSet:
 
 def trained_on_digits(provenance: dict[str, Any]) -> bool:
     """Whether a model, or the model that it was erased from, was pre-trained on the embedded digits."""
-    while "original" in provenance:
-        provenance = provenance["original"]
-    return provenance.get("data") == "digits"
+    return base_of(provenance).get("data") == "digits"

@@ -9,21 +9,22 @@ import torch
 
 from eval.protocol import Protocol
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
-from pipelines.model import DiT, load, save
+from pipelines.model import DiT, load
 from pipelines.model_source import check_model, load_classes, original_path, read_provenance
 
-from ..card import model_card
 from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig, erasure_from_dict
 from ..configure import DEFAULT_METHOD
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
+from .cards import keep, write_card
 from .devices import pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
 from .requesting import Request, pick_protocol, request
 from .result import Result
 from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
+from .watching import Neighbours, choose_neighbours
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     reference: str | None = None,
     classifier: str | None = None,
     inception: str | None = None,
+    neighbours: Neighbours = None,
     device: str = "auto",
     memory: str = "auto",
     progress: bool = True,
@@ -45,14 +47,14 @@ def run(
     """Erase classes from a model, score original and erased on identical noise, and write a run directory.
 
     ``options`` are engine and method settings by field name, e.g. ``{"steps": 200}``; ``memory="auto"`` adds those that
-    the run needs to fit on the device, ``"fixed"`` adds none. The same call resumes a run that
-    was cut short and returns a finished one. ``protocol="none"`` skips the scoring. Raises ``UsageError``,
-    ``MissingError``, ``DivergedError`` or ``InterruptedRun`` of ``pipelines.errors``.
+    the run needs to fit on the device, ``"fixed"`` adds none. ``protocol="none"`` skips the scoring; ``neighbours`` are
+    the classes to watch, or how many. The same call resumes a run that was cut short and returns a finished one.
+    Raises the errors of ``pipelines.errors``.
     """
     asked = request(
         model, classes, method=method, preset=preset, data=data, options=options, output_dir=output_dir,
-        protocol=protocol, reference=reference, classifier=classifier, inception=inception, device=device,
-        memory=memory,
+        protocol=protocol, reference=reference, classifier=classifier, inception=inception, neighbours=neighbours,
+        device=device, memory=memory,
     )  # fmt: skip
     command = python_call(model, classes, asked, preset=preset, given=options or {})
     return execute(asked, command=command, progress=progress)
@@ -87,6 +89,8 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         state = "diverged" if isinstance(error, DivergedError) else "interrupted"
         folder.set_status(state, reason=str(error), seconds=clock.seconds)
         raise
+    if record and not repeated:
+        write_card(folder)
     seconds = clock.spent if repeated else clock.seconds
     folder.set_status("complete", seconds=seconds)
     return Result(
@@ -148,6 +152,7 @@ def evaluate(
     reference: str | None = None,
     classifier: str | None = None,
     inception: str | None = None,
+    neighbours: Neighbours = None,
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -159,12 +164,12 @@ def evaluate(
     original = original or config.model
     if vae and not (original_path(original) or original_path(model)):
         raise UsageError(f"--vae {vae} has no effect: neither model is an original checkpoint")
-    names = load_classes(original)
-    forget_classes = tuple(names.resolve(query) for query in classes) or config.forget_classes
+    forget_classes = tuple(map(load_classes(original).resolve, classes)) or config.forget_classes
     found, where = pick_protocol(protocol or None, original), pick_device(device)
     if found is None:
         raise UsageError("--protocol none leaves nothing to evaluate")
-    judges = Judges(reference=reference, classifier=classifier, inception=inception)
+    watched = choose_neighbours(original, forget_classes, neighbours, protocol=found)
+    judges = Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched)
     check_scoring(found, original, judges, stop_below=0)
     models = {
         "original": load_original(config, device=where) if config and not given else load_side(original, vae, where),
@@ -210,13 +215,12 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
         checkpoint_path=folder.checkpoint_path,
         log=folder.log,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
-        diverged=lambda model: save(model, folder.last_good_dir, card=model_card(model, config)),
+        diverged=lambda model: keep(model, model.provenance, config, folder.last_good_dir, diverged=True),
         scorer=EarlyStopScore(config, asked.protocol, asked.judges),
         device=device,
         progress=progress,
     )
-    erased.model.provenance = {"erased": config.as_dict(), "original": erased.original.provenance}
     folder.keep_masks(erased.masks)
-    save(erased.model, folder.model_dir, card=model_card(erased.model, config))
+    keep(erased.model, erased.original.provenance, config, folder.model_dir)
     folder.checkpoint_path.unlink(missing_ok=True)
     return erased.model, erased.original

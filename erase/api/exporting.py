@@ -15,6 +15,7 @@ from pipelines.original import to_original, write_companion
 from ..card import model_card
 from ..config import erasure_from_dict, read_yaml
 from ..erasure import load_original
+from ..provenance import erased_provenance
 from ..rundir import find_run
 
 FORMATS = ("original", "delta")
@@ -42,7 +43,8 @@ def export(run: str | Path, output: str | Path, *, form: str) -> Path:
         return path
     config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
     base = load_original(config, device="cpu")
-    about = {"base": config.model, "config": config.as_dict(), "behaviour": base.behaviour()}
+    made = erased.provenance.get("made", {})
+    about = {"base": config.model, "config": config.as_dict(), "behaviour": base.behaviour(), "made": made}
     save_delta(difference(base.transformer, erased.transformer, about=about), path)
     return path
 
@@ -58,7 +60,7 @@ def write_original(model: DiT, path: Path) -> None:
             "differ by about 1 %; erase with --time-embedding original to export it"
         )
     heads = model.transformer.config.num_attention_heads
-    write_companion(path, num_attention_heads=heads, id2label=model.id2label)
+    write_companion(path, num_attention_heads=heads, id2label=model.id2label, provenance=model.provenance)
     state = to_original(model.transformer)
     with replace_file(path) as temporary:
         save_file(state, temporary) if path.suffix == ".safetensors" else torch.save(state, temporary)
@@ -83,7 +85,6 @@ def apply(delta_path: str | Path, output: str | Path, *, base: str = "", vae: st
         raise UsageError(
             f"the delta was made from a base with {delta.about['behaviour']}, {config.model} has {model.behaviour()}"
         )
-    original = model.provenance
     apply_delta(model.transformer, delta)
-    model.provenance = {"erased": config.as_dict(), "original": original}
-    return save(model, folder, card=model_card(model, config))
+    model.provenance = erased_provenance(config, model.provenance, made=delta.about.get("made", {}))
+    return save(model, folder, card=model_card)

@@ -1,6 +1,7 @@
 """What scores are measured with: the classifier, the feature space and the real images that a protocol asks for."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,13 @@ class Judges:
     reference: str | None = None  # folder or archive of real images, or npz statistics; None: the model's own
     classifier: str | None = None  # weights file of the protocol's classifier; None: timm's
     inception: str | None = None  # weights file of torch-fidelity; None: $ERASE_INCEPTION, else the cache
+    neighbours: Sequence[int] = ()  # classes whose accuracy is watched; none: those nearest in the classifier's eyes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the record."""
-        return asdict(self)
+        """Plain JSON types, for the record; neighbours only where some were chosen."""
+        values = asdict(self)
+        chosen = list(values.pop("neighbours"))
+        return {**values, **({"neighbours": chosen} if chosen else {})}
 
     @property
     def inception_path(self) -> Path:

@@ -14,6 +14,7 @@ from pipelines.embedding import tie_embedders, untied_state_dict
 from pipelines.files import read_json
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.posterior import PosteriorRecipe, posterior_flops
+from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
@@ -21,35 +22,35 @@ from ..config import ErasureConfig
 from ..configure import method_of
 from ..memory import BYTES, RESERVE, count_memory, fit_memory, free_bytes, moments, num_fishers, peak
 from ..method import Method
+from .watching import described, line_of
 
+GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 
 
-def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device) -> dict[str, Any]:
+def count(
+    config: ErasureConfig, protocol: Protocol | None, device: torch.device, *, neighbours: Sequence[int] = ()
+) -> dict[str, Any]:
     """Everything countable about a run, as plain JSON types."""
     settings = transformer_config(config.model)
     transformer = on_meta(DiTTransformer2DModel, settings)
     tie_embedders(transformer, time_embedding="diffusers", check=False)
     names, method = load_classes(config.model), method_of(config)
-    trainable = sum(parameter.numel() for parameter in transformer.parameters())
-    vae_weights = num_vae_weights(config)
+    earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
+    removed = (*config.forget_classes, *earlier)
+    trainable, vae_weights = size_of(transformer), num_vae_weights(config)
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
-    rows = erasure_rows(config, method, num_retained=len(names) - len(config.forget_classes))
-    if not method.trains:
-        rows |= {"forget": 0, "retain": method.edit_rows(read_provenance(config.model))}
-    rows["scoring"] = scoring_rows(config, protocol) if protocol else 0
-    row_flops = forward_flops(transformer)
-    flops = {name: count * row_flops for name, count in rows.items()}
-    if "posterior" in method.needs:
-        shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
-        flops["preparation"] += posterior_flops(shape, len(names), PosteriorRecipe())
-
+    rows = erasure_rows(config, method, num_retained=len(names) - len(removed))
+    rows["scoring"] = scoring_rows(config, protocol, num_earlier=len(earlier)) if protocol else 0
+    flops = phase_flops(rows, method, transformer, num_classes=len(names))
     speed = measured_flops(device)
     memory = count_memory(config, method, settings, vae_weights=vae_weights, device=device) if method.trains else []
     return {
         "erase": [names[index].name for index in config.forget_classes],
-        "warnings": sibling_warnings(names, config.forget_classes),
+        "erased_before": [names[index].name for index in earlier],
+        "neighbours": described(config.model, neighbours),
+        "warnings": sibling_warnings(names, removed),
         "model": config.model,
         "method": config.method,
         "optimizers": config.engine.optimizers,
@@ -66,17 +67,33 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
     }
 
 
+def phase_flops(
+    rows: Mapping[str, int], method: Method, transformer: DiTTransformer2DModel, *, num_classes: int
+) -> dict[str, float]:
+    """Floating-point operations by phase: those of the rows, and of training the posterior where it is needed."""
+    row_flops = forward_flops(transformer)
+    flops = {name: count * row_flops for name, count in rows.items()}
+    if "posterior" in method.needs:
+        shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
+        flops["preparation"] += posterior_flops(shape, num_classes, PosteriorRecipe())
+    return flops
+
+
 def num_vae_weights(config: ErasureConfig) -> int:
     """Weights of the VAE, from its configuration."""
-    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
-    return sum(parameter.numel() for parameter in vae.parameters())
+    return size_of(on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json")))
+
+
+def size_of(network: torch.nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def disk_bytes(
     config: ErasureConfig, method: Method, transformer: torch.nn.Module, *, vae_weights: int, num_classes: int
 ) -> dict[str, int]:
     """Bytes written: the model in diffusers' layout, the checkpoint while the run lasts, what the cache keeps."""
-    trainable = sum(parameter.numel() for parameter in transformer.parameters())
+    trainable = size_of(transformer)
     found = {"model": BYTES * (sum(each.numel() for each in untied_state_dict(transformer).values()) + vae_weights)}
     if method.trains:
         found["checkpoint"] = BYTES * trainable + sum(moments(config.engine, method, trainable).values())
@@ -106,21 +123,27 @@ def fit(config: ErasureConfig, device: torch.device, *, fixed: Iterable[str]) ->
     return fitted, f"memory: {' '.join(chosen)} chosen to fit: {has}" if chosen else ""
 
 
-def sibling_warnings(names: ClassNames, forget_classes: Sequence[int]) -> list[str]:
+def sibling_warnings(names: ClassNames, removed_classes: Sequence[int]) -> list[str]:
     """One sentence for each retained class whose images often show an erased one: it would train that back in."""
     return [
         f"{share:.0%} of the images of {names[other].name} ({other}) also show {names[index].name}: retaining it "
         f"trains {names[index].name} back in; --also {other} erases both"
-        for index in forget_classes
+        for index in removed_classes
         for other, share in names.siblings(index)
-        if other not in forget_classes
+        if other not in removed_classes
     ]
 
 
-def tell_siblings(config: ErasureConfig) -> None:
-    """The same on stderr, before a run starts."""
-    for sentence in sibling_warnings(load_classes(config.model), config.forget_classes):
+def tell(config: ErasureConfig, neighbours: Sequence[int]) -> None:
+    """On stderr before a run: classes that the model has lost already, the same warnings, the classes to watch."""
+    names = load_classes(config.model)
+    earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
+    if earlier:
+        print(f"{', '.join(names[index].name for index in earlier)}: {GONE}", file=sys.stderr)
+    for sentence in sibling_warnings(names, (*config.forget_classes, *earlier)):
         print(f"warning: {sentence}", file=sys.stderr)
+    if neighbours:
+        print(f"neighbours: {', '.join(map(line_of, described(config.model, neighbours)))}", file=sys.stderr)
 
 
 def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -138,18 +161,23 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
+    if not method.trains:
+        forget, retain = 0, method.edit_rows(read_provenance(config.model))
+    else:
+        forget = int(engine.steps * engine.forget_steps * engine.forget_batch_size * (3 + frozen + 3 * attack))
+        retain = 3 * engine.steps * engine.retain_steps * engine.retain_batch_size
     return {
         "preparation": 3 * fishers * config.fisher_samples + num_replayed * SamplerSettings().num_inference_steps,
-        "forget": int(engine.steps * engine.forget_steps * engine.forget_batch_size * (3 + frozen + 3 * attack)),
-        "retain": 3 * engine.steps * engine.retain_steps * engine.retain_batch_size,
+        "forget": forget,
+        "retain": retain,
     }
 
 
-def scoring_rows(config: ErasureConfig, protocol: Protocol) -> int:
+def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:
     """Network rows of scoring original and erased, and of the row probe's four subjects."""
     settings = protocol.sampler_settings()
-    both = 2 * (protocol.num_forget_images * len(config.forget_classes) + protocol.num_retain_images)
-    images = both + PROBED_IMAGES
+    removed = len(config.forget_classes) + num_earlier
+    images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + PROBED_IMAGES
     return images * settings.num_inference_steps * settings.rows_per_step
 
 
@@ -191,6 +219,8 @@ def text(plan: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
+            *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
+            *([f"neighbours {', '.join(map(line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
             f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
             f"data       {plan['data']}",
             f"prepares   {', '.join(plan['needs']) or 'nothing'}",

@@ -17,6 +17,7 @@ from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import is_safetensors
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
+from pipelines.provenance import erased_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import load_tensors, save_tensors
 
@@ -24,6 +25,7 @@ from ..config import erasure_from_dict, read_yaml
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
+from .cards import write_card
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
 from .result import Result
@@ -73,6 +75,7 @@ def probe(
         pictured = results_of({**found, **earlier_outcomes(record, without=found)})
         models = {"original": original, "erased": erased}
         show(models, record, pictured, config, folder, protocol=budgeted.protocol, command=f"erase probe {run}")
+        write_card(folder)
     return record
 
 
@@ -145,7 +148,8 @@ def budget_of(
     asked = dict(record["asked"])
     protocol = Protocol(**asked.pop("protocol"))
     latents, forget = images_of(original, config, data or config.data, cache_dir=cache_dir(), progress=progress)
-    others = [index for index in range(original.num_classes) if index not in config.forget_classes]
+    removed = {*config.forget_classes, *erased_classes(original.provenance)}
+    others = [index for index in range(original.num_classes) if index not in removed]
     images = latents.of_classes(others).joined(forget) if config.retain_images else latents
     scorer = protocol_scorer(original, protocol, Judges(**asked))
     return Budget(
@@ -180,10 +184,11 @@ def attack(
 
 def control_class(record: Mapping[str, Any], budget: Budget) -> int:
     """A retained class that the attacker has images of: the nearest neighbour that has any (``UsageError``: none)."""
-    others = [index for index in range(budget.original.num_classes) if index not in record["forget_classes"]]
+    removed = {*record["forget_classes"], *erased_classes(budget.original.provenance)}
+    others = [index for index in range(budget.original.num_classes) if index not in removed]
     owned = set(budget.images.class_labels.tolist()) if budget.images is not None else set(others)
     for label in (*record.get("neighbours", ()), *others):
-        if label in owned and label not in record["forget_classes"]:
+        if label in owned and label not in removed:
             return label
     raise UsageError("--data holds no image of a retained class, so no attack has a control")
 

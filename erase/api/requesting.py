@@ -18,6 +18,7 @@ from ..rundir import RunDir
 from . import plan
 from .devices import pick_device
 from .judging import Judges, check_scoring
+from .watching import Neighbours, choose_neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ def request(
     reference: str | None = None,
     classifier: str | None = None,
     inception: str | None = None,
+    neighbours: Neighbours = None,
     device: str = "auto",
     memory: str = "auto",
 ) -> Request:
@@ -61,11 +63,13 @@ def request(
     if memory == "auto":
         config, sentence = plan.fit(config, where, fixed=options or {})
         notes = (sentence,) if sentence else ()
+    picked = pick_protocol(protocol, model)
+    watched = choose_neighbours(model, config.forget_classes, neighbours, protocol=picked)
     found = Request(
         config=config,
         output_dir=Path(output_dir) if output_dir else default_output(config),
-        protocol=pick_protocol(protocol, model),
-        judges=Judges(reference=reference, classifier=classifier, inception=inception),
+        protocol=picked,
+        judges=Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched),
         device=where,
         notes=notes,
     )

@@ -16,6 +16,7 @@ from eval.report import pictured_classes, write_report
 from pipelines.classifier import Classifier, load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
+from pipelines.provenance import erased_classes
 from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
@@ -111,13 +112,18 @@ def score_models(
 ) -> dict[str, Any]:
     """The result record of an original and an erased model."""
     original = models["original"]
+    gone = {label for model in models.values() for label in erased_classes(model.provenance)}
+    earlier = sorted(gone - set(forget_classes))
+    removed = (*forget_classes, *earlier)
     record = evaluate(
         models,
         forget_classes=forget_classes,
         protocol=protocol,
         scorer=scorer,
-        reference=real_reference(original, forget_classes, scorer=scorer, source=judges.reference),
-        training_features=training_features(original, forget_classes, scorer=scorer),
+        reference=real_reference(original, removed, scorer=scorer, source=judges.reference),
+        earlier_classes=earlier,
+        neighbours=judges.neighbours,
+        training_features=training_features(original, removed, scorer=scorer),
         progress=progress,
     )
     return {**record, "asked": asked_for(protocol, judges)}
@@ -134,7 +140,8 @@ def probe_row(
 ) -> dict[str, ProbeResult]:
     """The row probe on original, row reset, erased and a control, for the first erased class."""
     forget_class = config.forget_classes[0]
-    others = [index for index in range(original.num_classes) if index not in config.forget_classes]
+    removed = {*config.forget_classes, *erased_classes(original.provenance)}
+    others = [index for index in range(original.num_classes) if index not in removed]
     control = next(iter(record.get("neighbours") or others))
     budget = Budget(original=original, protocol=protocol, scorer=scorer)
     return run_probe(PROBE, erased, forget_class, budget, control_class=control)
@@ -166,7 +173,8 @@ class EarlyStopScore:
         elif self.classifier is None:
             self.classifier = protocol_classifier(model, self.protocol, self.judges)
         forget_classes = self.config.forget_classes
-        retained = [index for index in range(model.num_classes) if index not in forget_classes]
+        removed = {*forget_classes, *erased_classes(model.provenance)}
+        retained = [index for index in range(model.num_classes) if index not in removed]
         shares = {}
         for side, labels in (("forget", forget_classes), ("retain", retained)):
             requests = [(labels[index % len(labels)], index) for index in range(EARLY_STOP_IMAGES)]

@@ -77,6 +77,19 @@ def common_options(command: Command) -> Command:
     return command
 
 
+def neighbours_option(command: Command) -> Command:
+    """The flag ``--neighbours``: the related classes that the scores watch."""
+    text = "related classes to watch: how many, or CLASS,CLASS,... [default: 3 that the classifier finds nearest]"
+    return click.option("--neighbours", default=None, help=text, callback=parse_panel)(command)
+
+
+def parse_panel(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """A number or a list of classes out of the text."""
+    from erase.api.watching import parse_neighbours
+
+    return parse_neighbours(value)
+
+
 def judge_options(command: Command) -> Command:
     """The flags that say where a protocol finds its judges; ``given_judges`` collects them."""
     flags = {

@@ -1,5 +1,7 @@
 """``erase run``: erase classes, score before and after, write the run directory."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pipelines.errors import UsageError
@@ -12,6 +14,7 @@ from .options import (
     given_settings,
     judge_options,
     model_option,
+    neighbours_option,
     request_options,
     setting_options,
     shown_command,
@@ -19,12 +22,16 @@ from .options import (
     typed,
 )
 
+if TYPE_CHECKING:
+    from eval.gates import Gate
+
 
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Erase classes, score, report.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CLASS... [--METHOD-OPTION VALUE]...")
 @model_option("digits, folder or hub id")
 @request_options
 @judge_options
+@neighbours_option
 @click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
 @click.option("--gate", default=None, help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
@@ -34,6 +41,7 @@ def run(
     arguments: tuple[str, ...],
     model: str,
     also: tuple[str, ...],
+    neighbours: int | list[str] | None,
     gate: str | None,
     dry_run: bool,
     output: str | None,
@@ -45,17 +53,16 @@ def run(
     from erase.api import plan
     from erase.api.probing import hold_gates
     from erase.method import method_class
-    from eval.gates import parse_gates
 
-    request, gates = given_request(), [] if gate is None else parse_gates(gate)
-    if gates and request.get("protocol") == "none":
-        raise UsageError(f"--gate {gate!r} needs scores, and --protocol none makes none")
+    request = given_request()
+    gates = [] if gate is None else scored_gates(gate, request.get("protocol"))
     classes, method_options = split_arguments(arguments)
     kind = method_class(request.get("method", api.DEFAULT_METHOD))
     asked = api.request(
         model,
         [*classes, *also],
         options={**given_settings(), **typed(method_options, kind)},
+        neighbours=neighbours,
         output_dir=output,
         device=device,
         **request,
@@ -63,10 +70,20 @@ def run(
     )
     if dry_run:
         asked.tell()
-        counted = plan.count(asked.config, asked.protocol, asked.device)
+        counted = plan.count(asked.config, asked.protocol, asked.device, neighbours=asked.judges.neighbours)
         print_json(counted) if as_json else click.echo(plan.text(counted))
         return
-    plan.tell_siblings(asked.config)
+    plan.tell(asked.config, asked.judges.neighbours)
     result = api.execute(asked, command=shown_command(), progress=True)
     print_json(result.summary()) if as_json else click.echo(result.text())
     hold_gates(result, gates, device=device, progress=True)
+
+
+def scored_gates(text: str, protocol: str | None) -> "list[Gate]":
+    """The bounds of ``--gate``; ``UsageError`` for a run that makes no scores."""
+    from eval.gates import parse_gates
+
+    gates = parse_gates(text)
+    if protocol == "none":
+        raise UsageError(f"--gate {text!r} needs scores, and --protocol none makes none")
+    return gates

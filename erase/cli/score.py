@@ -7,7 +7,7 @@ import click
 from pipelines.errors import UsageError
 
 from . import print_json
-from .options import given_judges, judge_options
+from .options import given_judges, judge_options, neighbours_option
 
 
 @click.command(name="eval", short_help="Score an erased model against its original.")
@@ -17,6 +17,7 @@ from .options import given_judges, judge_options
 @click.option("--vae", default="", help="VAE of original checkpoints: folder or hub id")
 @click.option("--protocol", default=None, help="paper, full, quick or small [default: by the model]")
 @judge_options
+@neighbours_option
 @click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
@@ -26,6 +27,7 @@ def score(
     original: str,
     vae: str,
     protocol: str | None,
+    neighbours: int | list[str] | None,
     output: str | None,
     device: str,
     as_json: bool,
@@ -35,7 +37,7 @@ def score(
         raise UsageError(f"--output {output} lies in a folder that does not exist")
     from erase.api import evaluate
     from eval.evaluate import write_record
-    from eval.words import headline, ordered_keys, sentence
+    from eval.words import earlier_sentence, headline, ordered_keys, sentence
 
     record = evaluate(
         model,
@@ -43,6 +45,7 @@ def score(
         original=original,
         vae=vae,
         protocol=protocol,
+        neighbours=neighbours,
         device=device,
         progress=True,
         **given_judges(),
@@ -52,7 +55,9 @@ def score(
     if as_json:
         print_json(record)
     else:
-        click.echo("\n".join([headline(record), *(f"  {sentence(key, record)}" for key in ordered_keys(record))]))
+        lines = [sentence(key, record) for key in ordered_keys(record)]
+        lines += [earlier_sentence(label, record) for label in record["earlier"]]
+        click.echo("\n  ".join([headline(record), *lines]))
 
 
 @click.command(short_help="Put several runs into one table.")

@@ -120,7 +120,7 @@ class RetainPosterior(Method):
     def drawn_labels(self, workspace: Workspace, batch: Batch) -> Tensor:
         """One retained label (B,) per sample: the replacement for erased rows, a posterior draw for the others."""
         noised = batch.noised
-        probabilities = workspace.posterior.retained(noised, workspace.forget_classes).cpu()
+        probabilities = workspace.posterior.retained(noised, workspace.removed_classes).cpu()
         drawn = torch.multinomial(probabilities, 1, generator=batch.generator("posterior draw"))[:, 0]
         drawn = drawn.to(noised.class_labels.device)
         if self.replacement != "posterior":
@@ -158,7 +158,7 @@ def frozen_prediction(workspace: Workspace, noised: Noised, class_labels: Tensor
 def mixture_prediction(workspace: Workspace, noised: Noised) -> tuple[Tensor, Tensor]:
     """e_r and log s2_r: the posterior mixture of the frozen predictions, its variance by moments."""
     retained, count = torch.tensor(workspace.retained_classes, device=noised.timesteps.device), len(noised.timesteps)
-    shares = workspace.posterior.retained(noised, workspace.forget_classes)[:, retained].T[..., None, None, None]
+    shares = workspace.posterior.retained(noised, workspace.removed_classes)[:, retained].T[..., None, None, None]
 
     # Every retained label on every sample in one forward pass: (K * B, ...).
     tiled = Noised(*(tensor.repeat(len(retained), *[1] * (tensor.ndim - 1)) for tensor in vars(noised).values()))

@@ -61,10 +61,11 @@ class ErasedAppearance(Metric):
         }
 
     def nearest(self, row: int) -> list[int]:
-        """Classes other than the forget classes that the classifier comes closest to seeing, best first."""
+        """Retained classes that the classifier comes closest to seeing, best first."""
+        removed = [*self.context.forget_classes, *self.context.earlier_classes]
         probabilities = self.sums["probabilities"][row].clone()
-        probabilities[list(self.context.forget_classes)] = -1
-        keep = min(NEAREST, len(probabilities) - len(self.context.forget_classes))
+        probabilities[removed] = -1
+        keep = min(NEAREST, len(probabilities) - len(removed))
         return probabilities.topk(keep).indices.tolist()
 
 

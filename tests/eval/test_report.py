@@ -16,6 +16,7 @@ from eval.evaluate import draw_samples, evaluate
 from eval.pictures import before_after, data_uri, grid, save_png, scale_within
 from eval.probe import Budget, run_probe
 from eval.report import Report, pictured_classes, render_report, write_report
+from pipelines.text import listed
 
 HISTORY = [
     {"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}
@@ -189,7 +190,7 @@ def test_sentences_and_verdicts(report):
     assert words.verdict("retain_accuracy", {"value": -0.9, "low": -1, "high": -0.8}) == "worse"
     assert words.verdict("retain_accuracy", {"value": -0.01, "low": -0.05, "high": 0.03}) == "no clear change"
     assert words.verdict("erased_entropy", {"value": 1.0}) == ""
-    assert words.listed(["a"]) == "a" and words.listed(["a", "b", "c"]) == "a, b and c"
+    assert listed([]) == "" and listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c"
     assert words.model_name({"models": {"original": {"source": "/runs/a/model"}}}) == "model"
     assert words.model_name({"models": {"original": {"source": "facebook/DiT-XL-2-256"}}}) == "facebook/DiT-XL-2-256"
 

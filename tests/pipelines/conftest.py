@@ -92,7 +92,7 @@ def fresh(tiny: DiT) -> DiT:
 @pytest.fixture(scope="session")
 def saved(tiny: DiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model on disk. Not to be changed."""
-    return save(tiny, tmp_path_factory.mktemp("saved") / "model", card="# A card\n")
+    return save(tiny, tmp_path_factory.mktemp("saved") / "model", card=lambda folder: "# A card\n")
 
 
 @pytest.fixture

@@ -1,0 +1,16 @@
+"""Words and tables as people read them."""
+
+from collections.abc import Iterable, Sequence
+
+
+def listed(words: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *start, last = [*words] or [""]
+    return " and ".join(filter(None, [", ".join(start), last]))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
+    """A Markdown table whose first columns are text, aligned left, and whose others are numbers."""
+    rule = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
+    lines = [header, rule, *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
