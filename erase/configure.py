@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.model import load_classes
+from pipelines.replay import check_confidence
 from pipelines.sources import REPLAY, check_source, default_source
 
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
@@ -34,12 +35,7 @@ def configure(
     """
     kind = method_class(method)
     check_preset(preset, kind, method)
-    names = load_classes(model)
-    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
-    if not forget_classes:
-        raise UsageError("no class to erase was named")
-    if len(forget_classes) == len(names):
-        raise UsageError("every class of the model was named: at least one must be retained")
+    forget_classes = resolved(model, classes)
     data = data or default_source(model)
     check_source(data)
 
@@ -56,7 +52,19 @@ def configure(
         **own,
     )
     check_effects(config, options or {})
+    check_confidence(model, config.replay_confidence)
     return config
+
+
+def resolved(model: str, classes: Sequence[str | int]) -> tuple[int, ...]:
+    """The indices of the classes to erase, sorted (``UsageError`` for none, or for all of the model's)."""
+    names = load_classes(model)
+    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
+    if not forget_classes:
+        raise UsageError("no class to erase was named")
+    if len(forget_classes) == len(names):
+        raise UsageError("every class of the model was named: at least one must be retained")
+    return forget_classes
 
 
 def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
@@ -73,7 +81,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
     if config.data == REPLAY or "replay" in method.needs:
         reasons["retain_images"] = "the retain set is replay, whose size is --replay-per-class"
     if config.data != REPLAY and "replay" not in method.needs:
-        reasons["replay_per_class"] = f"--data {config.data} is not {REPLAY}"
+        useless = ("replay_per_class", "replay_guidance", "replay_confidence")
+        reasons |= dict.fromkeys(useless, f"--data {config.data} is not {REPLAY}")
     for name in options:
         if name in reasons:
             raise UsageError(f"{flag(name)} {options[name]} has no effect: {reasons[name]}")

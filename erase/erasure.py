@@ -10,7 +10,8 @@ import torch
 from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
-from pipelines.sources import replay_latents, training_latents
+from pipelines.replay import Replay, replay_latents
+from pipelines.sources import training_latents
 
 from .config import ErasureConfig
 from .configure import method_of
@@ -97,9 +98,8 @@ def prepare(
     latents, forget = images_of(model, config, config.data, cache_dir=cache_dir, progress=progress)
     kept_latents = latents
     if "replay" in method.needs:
-        kept_latents = replay_latents(
-            model, per_class=config.replay_per_class, seed=config.seed, cache_dir=cache_dir, progress=progress
-        )
+        replay = replay_of(config)
+        kept_latents = replay_latents(model, replay, seed=config.seed, cache_dir=cache_dir, progress=progress)
     retained = [index for index in range(model.num_classes) if index not in config.forget_classes]
     workspace = Workspace(
         model=model,
@@ -123,15 +123,22 @@ def images_of(
     Where the first are a sample, the second are still every image of the erased classes.
     """
     shared = {
-        "cache_dir": cache_dir,
-        "replay_per_class": config.replay_per_class,
+        "replay": replay_of(config),
         "seed": config.seed,
+        "cache_dir": cache_dir,
         "progress": progress,
     }
     latents = training_latents(model, source, num_images=config.retain_images, **shared)
     if config.retain_images:
         return latents, training_latents(model, source, classes=config.forget_classes, **shared)
     return latents, latents.of_classes(list(config.forget_classes))
+
+
+def replay_of(config: ErasureConfig) -> Replay:
+    """The replay that a configuration asks for."""
+    return Replay(
+        per_class=config.replay_per_class, guidance=config.replay_guidance, confidence=config.replay_confidence
+    )
 
 
 def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:

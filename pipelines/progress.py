@@ -14,3 +14,10 @@ def bar_of(total: int, title: str, *, unit: str, shown: bool, done: int = 0, sta
         total=total, initial=done, desc=title, unit=unit, disable=not shown, leave=stays, file=sys.stderr,
         mininterval=interval, maxinterval=2 * interval if interval > 1 else 10.0, dynamic_ncols=True,
     )  # fmt: skip
+
+
+def count_kept(bar: tqdm, count: int) -> None:
+    """Move a bar over units that an earlier process did: they are no part of the rate."""
+    if not bar.disable:
+        bar.initial += count
+        bar.n += count

@@ -97,8 +97,10 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
+    sampler = SamplerSettings(guidance_scale=config.replay_guidance)
     return {
-        "preparation": 3 * fishers * config.fisher_samples + num_replayed * SamplerSettings().num_inference_steps,
+        "preparation": 3 * fishers * config.fisher_samples
+        + num_replayed * sampler.num_inference_steps * sampler.rows_per_step,
         "forget": int(engine.steps * engine.forget_steps * engine.forget_batch_size * (3 + frozen + 3 * attack)),
         "retain": 3 * engine.steps * engine.retain_steps * engine.retain_batch_size,
     }
