@@ -219,7 +219,9 @@ class ErasureConfig:
     method: str = option("retain_posterior", "erasure method; `erase methods` lists them")
     method_options: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    data: str = option("replay", "image folder, zip, embedded data set, or replay: the model's own samples")
+    data: str = option(
+        "replay", "image folder, zip, save_to_disk folder, embedded data set, or replay: the model's own samples"
+    )
     retain_images: int = option(0, "sample of the data, balanced over all classes, to retain from; 0 takes all")
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the network; weights and losses stay fp32")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .digits.data import digit_images
 from .errors import MissingError, UsageError
+from .hub_dataset import check_hub_dataset, is_hub_dataset
 from .image_set import Skipped
 from .images import ImageSet, open_images
 from .latents import Latents, encode_images
@@ -23,9 +24,11 @@ def default_source(model: str) -> str:
 
 
 def check_source(source: str) -> None:
-    """Refuse a data source that does not exist, before anything is loaded (``MissingError``)."""
+    """Refuse a data source that is not there or cannot be read here, before anything is loaded (``MissingError``)."""
     if source not in (REPLAY, *EMBEDDED) and not Path(source).exists():
         raise MissingError(f"--data {source} does not exist; give a folder, a zip, {', '.join(EMBEDDED)} or {REPLAY}")
+    if is_hub_dataset(Path(source)):
+        check_hub_dataset(Path(source), flag="--data")
 
 
 def open_source(
