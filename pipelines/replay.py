@@ -56,7 +56,7 @@ def replay_latents(
     parts, tried = [], torch.zeros(model.num_classes, dtype=torch.int64)
     kept = tried.clone()
 
-    with bar_of(model.num_classes * replay.per_class, "replay", unit="image", shown=progress) as bar:
+    with bar_of(model.num_classes * replay.per_class, "replay", unit="image", shown=progress, late=True) as bar:
         while tries := next_tries(tried, kept, replay, limit=batch_size):
             path = part_path(folder, len(parts))
             part = kept_part(path, asked=tries)

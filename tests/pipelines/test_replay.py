@@ -73,11 +73,11 @@ def test_replay_does_not_depend_on_the_batch(replay: Callable) -> None:
     assert (replay(cache_dir=None, batch_size=7).mean - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_replay_is_sampled_once(fresh: DiT, replay: Callable, tmp_path: Path) -> None:
+def test_replay_is_sampled_once(fresh: DiT, replay: Callable, capsys: pytest.CaptureFixture) -> None:
     first = replay(fresh)
     calls = count_forwards(fresh)
-    second = replay(fresh)
-    assert not calls and torch.equal(first.mean, second.mean)
+    second = replay(fresh, progress=True)
+    assert not calls and torch.equal(first.mean, second.mean) and capsys.readouterr().err.strip() == ""
     assert torch.equal(first.class_labels, second.class_labels)
 
 
