@@ -220,10 +220,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 # Fields of ErasureConfig that a user sets by their own name.
 OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
-               "fisher_samples", "replay_per_class")  # fmt: skip
+               "fisher_samples", "replay_per_class", "replay_guidance", "replay_confidence")  # fmt: skip
 # Values that say nothing: a configuration from before the setting existed has the same identity.
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
-          "forget_moments": "full", "retain_moments": "full"}  # fmt: skip
+          "replay_guidance": 1.0, "replay_confidence": 0.0, "forget_moments": "full",
+          "retain_moments": "full"}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 
@@ -239,11 +240,17 @@ class ErasureConfig:
     method: str = option("retain_posterior", "erasure method; `erase methods` lists them")
     method_options: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    data: str = option("replay", "image folder, zip, embedded data set, or replay: the model's own samples")
+    data: str = option(
+        "replay", "image folder, zip, save_to_disk folder, embedded data set, or replay: the model's own samples"
+    )
     retain_images: int = option(0, "sample of the data, balanced over all classes, to retain from; 0 takes all")
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the network; weights and losses stay fp32")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     replay_per_class: int = option(100, "replayed samples of each class")
+    replay_guidance: float = option(1.0, "guidance scale of replayed samples; 1 switches guidance off")
+    replay_confidence: float = option(
+        0.0, "replay only samples to which the model's own classifier gives their class with at least this probability"
+    )
     fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
     seed: int = option(0, "seed of every random draw")
 
@@ -252,6 +259,8 @@ class ErasureConfig:
         check_types(self)
         check_literals(self)
         check_at_least(self, "replay_per_class", 1)
+        check_at_least(self, "replay_guidance", 0)
+        check_share(self, "replay_confidence", below_one=True)
         check_at_least(self, "retain_images", 0)
         check_at_least(self, "fisher_samples", 1)
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.errors import UsageError
 from pipelines.model_source import load_classes, read_provenance
 from pipelines.provenance import earlier_classes
+from pipelines.replay import check_confidence
 from pipelines.sources import REPLAY, check_source, default_source
 
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
@@ -53,6 +54,7 @@ def configure(
         **own,
     )
     check_effects(config, options or {})
+    check_confidence(model, config.replay_confidence)
     return config
 
 
@@ -85,7 +87,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
     if config.data == REPLAY or "replay" in method.needs:
         reasons["retain_images"] = "the retain set is replay, whose size is --replay-per-class"
     if config.data != REPLAY and "replay" not in method.needs:
-        reasons["replay_per_class"] = f"--data {config.data} is not {REPLAY}"
+        useless = ("replay_per_class", "replay_guidance", "replay_confidence")
+        reasons |= dict.fromkeys(useless, f"--data {config.data} is not {REPLAY}")
     for name in options:
         if name in reasons:
             raise UsageError(f"{flag(name)} {options[name]} has no effect: {reasons[name]}")

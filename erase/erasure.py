@@ -1,6 +1,6 @@
 """One erasure from start to end: preparation, the loop, the erased model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from pipelines.latents import Latents
 from pipelines.model import DiT, load
 from pipelines.posterior import PosteriorRecipe, train_posterior
 from pipelines.provenance import earlier_classes
-from pipelines.sources import replay_latents, training_latents
+from pipelines.replay import Replay, replay_latents
+from pipelines.sources import training_latents
 
 from .config import ErasureConfig
 from .configure import method_of
@@ -100,8 +101,8 @@ def prepare(
     latents, forget = images_of(model, config, config.data, cache_dir=cache_dir, progress=progress)
     kept_latents = latents
     if "replay" in method.needs:
-        replay = {"per_class": config.replay_per_class, "seed": config.seed, "without": earlier}
-        kept_latents = replay_latents(model, **replay, cache_dir=cache_dir, progress=progress)
+        replay = replay_of(config, earlier)
+        kept_latents = replay_latents(model, replay, seed=config.seed, cache_dir=cache_dir, progress=progress)
     retained = [index for index in range(model.num_classes) if index not in (*config.forget_classes, *earlier)]
     workspace = Workspace(
         model=model,
@@ -126,17 +127,25 @@ def images_of(
     Where the first are a sample, the second are still every image of the erased classes. A class that the model lost
     to an earlier erasure is in neither: as a retained class it would be trained back in.
     """
+    earlier = earlier_classes(model.provenance, config.forget_classes)
     shared = {
-        "cache_dir": cache_dir,
-        "replay_per_class": config.replay_per_class,
+        "replay": replay_of(config, earlier),
         "seed": config.seed,
+        "cache_dir": cache_dir,
         "progress": progress,
     }
-    earlier = earlier_classes(model.provenance, config.forget_classes)
     latents = training_latents(model, source, num_images=config.retain_images, without=earlier, **shared)
     if config.retain_images:
         return latents, training_latents(model, source, classes=config.forget_classes, **shared)
     return latents, latents.of_classes(list(config.forget_classes))
+
+
+def replay_of(config: ErasureConfig, earlier: Sequence[int]) -> Replay:
+    """The replay that a configuration asks for, without the classes that were erased before."""
+    return Replay(
+        per_class=config.replay_per_class, guidance=config.replay_guidance, confidence=config.replay_confidence,
+        without=tuple(earlier),
+    )  # fmt: skip
 
 
 def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:

@@ -17,6 +17,7 @@ from pipelines.files import is_safetensors
 from pipelines.latents import Latents
 from pipelines.progress import bar_of
 from pipelines.randomness import generator
+from pipelines.tensor_file import tensors_sha256
 
 from .saliency import (
     Fisher,
@@ -111,10 +112,8 @@ def cached_fisher(
     }
     if cache_dir is None:
         return measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
-    digest = sha256(json.dumps(about).encode())
-    for tensor in (*parameters.values(), latents.mean, latents.std, latents.class_labels):
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    path = cache_dir / f"fisher-{digest.hexdigest()[:12]}.safetensors"
+    key = sha256(json.dumps([about, tensors_sha256(parameters), latents.key]).encode()).hexdigest()[:12]
+    path = cache_dir / f"fisher-{key}.safetensors"
     if is_safetensors(path):
         kept = load_fisher(path)
         return {name: kept[name].to(each.device) for name, each in parameters.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipelines.classifier import Classifier
 from pipelines.errors import MissingError, UsageError
+from pipelines.tensor_file import bits
 
 INCEPTION = "inception"  # the TensorFlow network of published FID values: the only space whose distance is called FID
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -69,7 +70,7 @@ def fingerprinted_name(classifier: Classifier) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(classifier.network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(bits(tensor).numpy())
     return f"{classifier.name} ({digest.hexdigest()[:8]})"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import MissingError, UsageError
 
-ACCEPTED = "an image folder with one folder per class, or a zip or an uncompressed tar of one"
+ACCEPTED = "an image folder with one folder per class, a zip or an uncompressed tar of one, or a save_to_disk folder"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 READ_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 Listing = tuple[list[str], list[str]]  # names of the folders and of the files directly in a folder

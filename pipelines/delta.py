@@ -3,7 +3,6 @@
 A delta is reversible by whoever holds the base: it names every weight that moved. It saves room, it hides nothing.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from .errors import MissingError, UsageError
-from .tensor_file import load_tensors, save_tensors
+from .tensor_file import bits, load_tensors, save_tensors, tensors_sha256
 
 KIND = "dit-erase delta 1"
 SPARSE = 1 / 3  # share of changed weights below which places and values are smaller than the whole tensor
@@ -31,16 +30,7 @@ class Delta:
 
 def weights_sha256(transformer: DiTTransformer2DModel) -> str:
     """A digest of all weights by plain name, each embedder once; device and file format play no part."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(transformer.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(bits(parameter).cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor (n,), so that -0 and NaN compare like any other value."""
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+    return tensors_sha256(dict(transformer.named_parameters()))
 
 
 def difference(base: DiTTransformer2DModel, changed: DiTTransformer2DModel, *, about: dict[str, Any]) -> Delta:
@@ -52,7 +42,7 @@ def difference(base: DiTTransformer2DModel, changed: DiTTransformer2DModel, *, a
     for name, old in before.items():
         new = after[name].detach().cpu()
         width = new.element_size()
-        moved = (bits(old).cpu() != bits(new)).view(-1, width).any(dim=1)
+        moved = (bits(old) != bits(new)).view(-1, width).any(dim=1)
         places = moved.nonzero()[:, 0]
         if len(places) > SPARSE * new.numel():
             tensors[name] = new.contiguous()

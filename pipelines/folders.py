@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .archives import ACCEPTED, Store
 from .classes import ClassNames
@@ -85,9 +85,15 @@ def has_class(folders: Sequence[str], class_names: ClassNames | None) -> bool:
 
 
 def label_folders(
-    folders: Sequence[str], class_names: ClassNames, *, ignore_unknown: bool, where: Path, flag: str
+    folders: Sequence[str],
+    class_names: ClassNames,
+    *,
+    ignore_unknown: bool,
+    where: Path,
+    flag: str,
+    kind: Literal["folder", "label"] = "folder",
 ) -> dict[str, int]:
-    """The class of each folder by its wnid or name, never by its place."""
+    """The class of each folder, or label of a data set, by its wnid or name, never by its place."""
     labels = {}
     for name in folders:
         if ignore_unknown and not class_names.folder_matches(name):
@@ -96,7 +102,7 @@ def label_folders(
             labels[name] = class_names.resolve_folder(name)
         except UsageError as error:
             advice = "rename it to a wnid, an index or the name of one class"
-            message = f"{flag} {where}: the folder {name!r} is not exactly one class of the model ({advice}): {error}"
+            message = f"{flag} {where}: the {kind} {name!r} is not exactly one class of the model ({advice}): {error}"
             raise type(error)(message) from error
     return labels
 

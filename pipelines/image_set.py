@@ -16,6 +16,7 @@ from torch import Tensor
 from .classes import ClassNames
 from .errors import MissingError, UsageError
 from .randomness import generator
+from .tensor_file import bits
 
 MAX_THREADS = 16
 LARGEST_CHUNK = 256
@@ -160,7 +161,7 @@ class ArrayImages(ImageSet):
         """Fingerprint of every pixel and label."""
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
         for tensor in (self.pixels, self.labels.to(torch.int64)):
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(bits(tensor).numpy())
         return digest.hexdigest()[:24]
 
     def describe(self, index: int) -> str:

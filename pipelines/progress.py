@@ -7,10 +7,23 @@ from tqdm import tqdm
 LOG_INTERVAL = 30.0  # seconds between two updates where stderr is a file
 
 
-def bar_of(total: int, title: str, *, unit: str, shown: bool, done: int = 0, stays: bool = False) -> tqdm:
-    """A progress bar of ``total`` units of which ``done`` are already; it goes when it is full unless it ``stays``."""
+def bar_of(
+    total: int, title: str, *, unit: str, shown: bool, done: int = 0, stays: bool = False, late: bool = False
+) -> tqdm:
+    """A progress bar of ``total`` units of which ``done`` are already; it goes when it is full unless it ``stays``.
+
+    A ``late`` one is not seen before its first update, for work that may prove to be done.
+    """
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
     return tqdm(
         total=total, initial=done, desc=title, unit=unit, disable=not shown, leave=stays, file=sys.stderr,
         mininterval=interval, maxinterval=2 * interval if interval > 1 else 10.0, dynamic_ncols=True,
+        delay=1e-9 if late else 0,
     )  # fmt: skip
+
+
+def count_kept(bar: tqdm, count: int) -> None:
+    """Move a bar over units that an earlier process did: they are no part of the rate."""
+    if not bar.disable:
+        bar.initial += count
+        bar.n += count

@@ -1,24 +1,20 @@
 """Where training data come from: the embedded digits, images on disk, or the model's own samples."""
 
-import json
 import sys
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from .digits.data import digit_images
 from .errors import MissingError, UsageError
+from .hub_dataset import check_hub_dataset, is_hub_dataset
+from .image_set import Skipped
 from .images import ImageSet, open_images
-from .latents import Latents, encode_images, store, stored
+from .latents import Latents, encode_images
 from .model import DiT
 from .model_source import EMBEDDED, read_provenance
-from .progress import bar_of
 from .provenance import base_of
-from .randomness import stream_seed
-from .sampler import SamplerSettings, sample_latents
+from .replay import Replay, replay_latents
 
 REPLAY = "replay"
 
@@ -29,9 +25,11 @@ def default_source(model: str) -> str:
 
 
 def check_source(source: str) -> None:
-    """Refuse a data source that does not exist, before anything is loaded (``MissingError``)."""
+    """Refuse a data source that is not there or cannot be read here, before anything is loaded (``MissingError``)."""
     if source not in (REPLAY, *EMBEDDED) and not Path(source).exists():
         raise MissingError(f"--data {source} does not exist; give a folder, a zip, {', '.join(EMBEDDED)} or {REPLAY}")
+    if is_hub_dataset(Path(source)):
+        check_hub_dataset(Path(source), flag="--data")
 
 
 def open_source(
@@ -43,7 +41,7 @@ def open_source(
     num_images: int = 0,
     seed: int = 0,
 ) -> ImageSet:
-    """The readable images of a source that is not replay.
+    """The images of a source that is not replay; a file that begins as an image may still prove damaged.
 
     ``classes`` takes those of some classes alone, ``without`` leaves classes out, ``num_images`` takes a random sample
     balanced over the classes.
@@ -58,15 +56,15 @@ def open_source(
         images = images.without_classes(without)
     if num_images:
         images = images.balanced(num_images, seed=seed)
-    return images.decodable()
+    return images
 
 
-def tell_skipped(images: ImageSet) -> None:
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
     """Count and name on stderr the files that were left out."""
-    if images.skipped:
-        first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:5])
-        more = f"; and {len(images.skipped) - 5} more" if len(images.skipped) > 5 else ""
-        print(f"left out {len(images.skipped)} of the files found: {first}{more}", file=sys.stderr)
+    if skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        print(f"left out {len(skipped)} of the files found: {first}{more}", file=sys.stderr)
 
 
 def digits_for(model: DiT, split: Literal["train", "held-out"]) -> ImageSet:
@@ -84,9 +82,9 @@ def training_latents(
     model: DiT,
     source: str,
     *,
-    cache_dir: Path | None,
-    replay_per_class: int,
+    replay: Replay,
     seed: int,
+    cache_dir: Path | None,
     progress: bool,
     classes: Sequence[int] = (),
     without: Sequence[int] = (),
@@ -98,57 +96,17 @@ def training_latents(
     but those of ``without``.
     """
     if source == REPLAY:
-        latents = replay_latents(
-            model, per_class=replay_per_class, seed=seed, without=without, cache_dir=cache_dir, progress=progress
-        )
+        latents = replay_latents(model, replay, seed=seed, cache_dir=cache_dir, progress=progress)
         return latents.of_classes(list(classes)) if classes else latents
     flip = source != "digits"  # a mirrored digit is another sign
 
     # A whole source is encoded with every class, so that the cache serves other erasures too.
     left_out = without if num_images else ()
     images = open_source(source, model, classes=classes, without=left_out, num_images=num_images, seed=seed)
-    if progress:
-        tell_skipped(images)
     latents = encode_images(model, images, cache_dir=cache_dir, flip=flip, progress="encoding" if progress else "")
+    if progress:
+        tell_skipped((*images.skipped, *latents.skipped))
     return latents.without_classes(list(without)) if without else latents
-
-
-def replay_latents(
-    model: DiT,
-    *,
-    per_class: int,
-    seed: int,
-    cache_dir: Path | None,
-    progress: bool,
-    without: Sequence[int] = (),
-    batch_size: int = 250,
-) -> Latents:
-    """The model's own samples of every class but those of ``without``, at guidance 1, as latents without noise."""
-    settings = SamplerSettings(guided_channels=model.guided_channels)
-    path = None
-    if cache_dir is not None:
-        left_out = [sorted(without)] if without else []
-        digest = sha256(json.dumps([vars(settings), per_class, seed, model.behaviour(), *left_out]).encode())
-        for tensor in model.transformer.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        path = cache_dir / f"replay-{digest.hexdigest()[:12]}.safetensors"
-        if (kept := stored(path)) is not None:
-            return kept
-
-    classes = [label for label in range(model.num_classes) if label not in set(without)]
-    class_labels = torch.tensor(classes).repeat(per_class)
-    seeds = [stream_seed(seed, "replay", index) for index in range(len(class_labels))]
-    sampled = []
-    with bar_of(len(seeds), "replay", unit="image", shown=progress) as bar:
-        for start in range(0, len(seeds), batch_size):
-            chunk = slice(start, start + batch_size)
-            sampled.append(sample_latents(model, class_labels[chunk], seeds[chunk], settings).cpu())
-            bar.update(len(sampled[-1]))
-    mean = torch.cat(sampled)[:, None]
-    latents = Latents(mean=mean, std=torch.zeros_like(mean), class_labels=class_labels)
-    if path is not None:
-        store(latents, path)
-    return latents
 
 
 def held_out_images(model: DiT, source: str | None) -> ImageSet:
@@ -163,7 +121,7 @@ def held_out_images(model: DiT, source: str | None) -> ImageSet:
     if source == "digits":
         return digits_for(model, "held-out")
     images = open_images(source, model.classes, image_size=model.image_size, flag="--reference").decodable()
-    tell_skipped(images)
+    tell_skipped(images.skipped)
     return images
 
 

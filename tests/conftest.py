@@ -140,7 +140,7 @@ def toy_latents() -> Latents:
     labels = torch.arange(len(NAMES)).repeat_interleave(12)
     centres = torch.randn(len(NAMES), 1, 4, 4, 4, generator=draws)
     mean = centres[labels] + 0.3 * torch.randn(len(labels), 1, 4, 4, 4, generator=draws)
-    return Latents(mean=mean, std=torch.full_like(mean, 0.1), class_labels=labels)
+    return Latents.in_memory(mean=mean, std=torch.full_like(mean, 0.1), class_labels=labels)
 
 
 @pytest.fixture

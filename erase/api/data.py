@@ -8,6 +8,7 @@ from eval.reference import observe, save_observations
 from pipelines.errors import MissingError, UsageError
 from pipelines.model import load
 from pipelines.model_source import check_model, classifier_dir
+from pipelines.replay import Replay
 from pipelines.sources import REPLAY, check_source, held_out_images, training_latents
 
 from ..rundir import cache_dir
@@ -25,15 +26,15 @@ def cache_latents(source: str, model: str, *, vae: str = "", device: str = "auto
     check_source(source)
     check_model(model, vae=vae)
     bundle = load(model, vae=vae, device=pick_device(device))
-    latents = training_latents(bundle, source, cache_dir=cache_dir(), replay_per_class=1, seed=0, progress=True)
+    latents = training_latents(bundle, source, replay=Replay(), seed=0, cache_dir=cache_dir(), progress=True)
     counts = latents.class_labels.bincount(minlength=bundle.num_classes)
     return {
         "source": source,
         "images": len(latents),
         "classes": int((counts > 0).sum()),
         "smallest_class": int(counts[counts > 0].min()),
-        "latent_shape": list(latents.mean.shape[2:]),
-        "copies": latents.mean.shape[1],
+        "latent_shape": list(latents.shape[2:]),
+        "copies": latents.shape[1],
         "cache": str(cache_dir()),
     }
 

@@ -166,8 +166,10 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     else:
         forget = int(engine.steps * engine.forget_steps * engine.forget_batch_size * (3 + frozen + 3 * attack))
         retain = 3 * engine.steps * engine.retain_steps * engine.retain_batch_size
+    sampler = SamplerSettings(guidance_scale=config.replay_guidance)
+    replay_rows = num_replayed * sampler.num_inference_steps * sampler.rows_per_step
     return {
-        "preparation": 3 * fishers * config.fisher_samples + num_replayed * SamplerSettings().num_inference_steps,
+        "preparation": 3 * fishers * config.fisher_samples + replay_rows,
         "forget": forget,
         "retain": retain,
     }

@@ -105,7 +105,7 @@ def request_options(command: Command) -> Command:
     flags = {
         "--method": "`erase methods` lists them [default: retain_posterior]",
         "--preset": "default, or paper: the method's published settings",
-        "--data": "image folder, zip, digits, or replay: the model's own samples",
+        "--data": "image folder, zip, save_to_disk folder, digits, or replay: the model's own samples",
         "--memory": "auto adds, and names, what a run needs to fit on the device; fixed adds nothing [default: auto]",
         "--protocol": "paper, full, quick, small, or none to skip scoring [default: by model]",
     }

@@ -16,6 +16,7 @@ from ..files import read_json, write_json
 from ..images import ImageSet, open_images
 from ..latents import encode_images
 from ..model import DiT, load, save
+from ..sources import tell_skipped
 from .classifier import train_classifier
 from .recipe import Recipe
 from .transformer import build_dit, train_transformer
@@ -65,6 +66,7 @@ def pretrain(
     model = build_dit(vae, names, recipe)
     model.classifier_dir, model.provenance = classifier_dir, provenance
     latents = encode_images(model, images, cache_dir=None, flip=False, progress="encoding" if progress else "")
+    tell_skipped(latents.skipped)
     latents = latents.of_classes([index for index in range(len(names)) if index not in left_out])
     train_transformer(model, latents, recipe, checkpoint_path=work_dir / "transformer.checkpoint", progress=progress)
     save(model, output_dir, dtype=HALF)

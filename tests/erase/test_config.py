@@ -110,6 +110,8 @@ def test_choices_are_listed_and_flags_are_true_or_false():
         ({"fisher_samples": "many"}, "--fisher-samples 'many' is not a whole number"),
         ({"fisher_samples": 0}, "--fisher-samples 0 must be at least 1"),
         ({"replay_per_class": 0}, "--replay-per-class 0 must be at least 1"),
+        ({"replay_guidance": -1.0}, "--replay-guidance -1.0 must be at least 0"),
+        ({"replay_confidence": 1.0}, "--replay-confidence 1.0 must lie in [0, 1)"),
     ],
 )
 def test_an_erasure_holds_its_own_numbers_to_the_same(settings, sentence):
@@ -180,12 +182,13 @@ def test_the_hash_covers_what_decides_the_weights(config):
         for changed in (
             {"model": "other"}, {"forget_classes": (3,)}, {"method": "esd"}, {"seed": 1},
             {"method_options": {}}, {"data": "replay"}, {"replay_per_class": 4}, {"fisher_samples": 6},
+            {"replay_guidance": 2.0}, {"replay_confidence": 0.9},
             {"engine": dataclasses.replace(config.engine, steps=8)},
             {"engine": dataclasses.replace(config.engine, divergence_factor=3.0)},
         )
     ]  # fmt: skip
     hashes = {config.hash, *(each.hash for each in others)}
-    assert len(hashes) == 11 and all(len(each) == 12 and int(each, 16) >= 0 for each in hashes)
+    assert len(hashes) == 13 and all(len(each) == 12 and int(each, 16) >= 0 for each in hashes)
 
 
 def test_the_hash_ignores_settings_that_only_watch_and_the_order_of_keys(config):

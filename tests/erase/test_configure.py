@@ -85,6 +85,14 @@ def test_an_option_without_effect_is_refused(configured, method, option, reason)
 def test_replay_counts_without_replay_are_refused(configured, tmp_path):
     with pytest.raises(UsageError, match=r"--replay-per-class 5 has no effect: --data .* is not replay"):
         configured("esd", data=str(tmp_path), replay_per_class=5)
+    for name, value in (("replay_guidance", 2.0), ("replay_confidence", 0.5)):
+        with pytest.raises(
+            UsageError, match=f"--{name.replace('_', '-')} {value} has no effect: --data .* is not replay"
+        ):
+            configured("esd", data=str(tmp_path), **{name: value})
+    assert configured("selective_amnesia", data=str(tmp_path), replay_guidance=2.0).replay_guidance == 2
+    with pytest.raises(UsageError, match=r"--replay-confidence 0.5 needs a classifier, and model .* ships none"):
+        configured("esd", replay_confidence=0.5)
     assert configured("selective_amnesia", data=str(tmp_path), replay_per_class=5).replay_per_class == 5
     assert configured("sfron", stop_every=9, stop_below=0.1).engine.stop_every == 9
 

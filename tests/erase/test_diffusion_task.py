@@ -74,7 +74,7 @@ def test_a_large_probe_is_spread_over_the_set(make_workspace, method_of, toy_lat
     kept = workspace.retain
     repeated = kept.class_labels.repeat_interleave(50)
     means = kept.mean.repeat_interleave(50, dim=0)
-    workspace.retain = Latents(mean=means, std=torch.zeros_like(means), class_labels=repeated)
+    workspace.retain = Latents.in_memory(mean=means, std=torch.zeros_like(means), class_labels=repeated)
     task = DiffusionTask(workspace=workspace, method=method_of("gradient_ascent"), engine=ENGINE)
     counts = task.probe.noised.class_labels.bincount(minlength=10)
     assert counts.sum() == PROBE_IMAGES and counts[3] == 0

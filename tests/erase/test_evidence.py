@@ -34,7 +34,7 @@ def everything(workspace):
     """The latents of both sides."""
     parts = [(each.mean, each.std, each.class_labels) for each in (workspace.forget, workspace.retain)]
     mean, std, class_labels = (torch.cat(each) for each in zip(*parts, strict=True))
-    return Latents(mean=mean, std=std, class_labels=class_labels)
+    return Latents.in_memory(mean=mean, std=std, class_labels=class_labels)
 
 
 def flat(tensors):

@@ -107,7 +107,7 @@ class RealImages:
 def latents_of(images: RealImages) -> Latents:
     """Pixels as latents, for attackers who own images."""
     mean = ((images.pixels.float() - 128) / GREY)[:, None]
-    return Latents(mean=mean, std=torch.zeros_like(mean), class_labels=images.labels)
+    return Latents.in_memory(mean=mean, std=torch.zeros_like(mean), class_labels=images.labels)
 
 
 @pytest.fixture(scope="session")

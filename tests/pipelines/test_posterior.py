@@ -103,10 +103,10 @@ def test_the_cache_gives_back_the_same_bits(loaded_dit, toy_latents, tmp_path, m
 
 def test_the_cache_key_covers_data_recipe_and_seed(loaded_dit, toy_latents):
     key = cache_key(loaded_dit, toy_latents, SHORT, 0)
-    moved = {name: value.clone() for name, value in vars(toy_latents).items()}
+    moved = {name: getattr(toy_latents, name).clone() for name in ("mean", "std", "class_labels")}
     moved["std"][0, 0, 0, 0, 0] += 1e-3
     others = [
-        cache_key(loaded_dit, Latents(**moved), SHORT, 0),
+        cache_key(loaded_dit, Latents.in_memory(**moved), SHORT, 0),
         cache_key(loaded_dit, toy_latents.subset(torch.arange(100)), SHORT, 0),
         cache_key(loaded_dit, toy_latents, RECIPE, 0),
         cache_key(loaded_dit, toy_latents, SHORT, 1),

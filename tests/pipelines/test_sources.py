@@ -9,30 +9,17 @@ import torch
 from pipelines.classes import ClassNames
 from pipelines.digits.data import NAMES, digit_images
 from pipelines.errors import MissingError, UsageError
-from pipelines.latents import Latents, cache_key, encode_images
+from pipelines.latents import cache_key, encode_images
 from pipelines.model import DiT, save
-from pipelines.randomness import stream_seed
-from pipelines.sampler import SamplerSettings, sample_latents
+from pipelines.replay import Replay
 from pipelines.sources import (
     check_source,
     default_source,
     held_out_images,
     open_source,
-    replay_latents,
     trained_on_digits,
     training_latents,
 )
-
-
-@pytest.fixture
-def replay(tiny: DiT, tmp_path: Path) -> Callable[..., Latents]:
-    """Two samples of each class, with some arguments of another value."""
-
-    def replay(model: DiT = tiny, **values: object) -> Latents:
-        arguments = {"per_class": 2, "seed": 5, "cache_dir": tmp_path / "cache", "progress": False}
-        return replay_latents(model, **(arguments | values))
-
-    return replay
 
 
 @pytest.fixture
@@ -41,13 +28,6 @@ def digits_model(fresh: DiT) -> DiT:
     fresh.transformer.register_to_config(sample_size=8)
     assert fresh.image_size == 32
     return fresh
-
-
-def count_forwards(model: DiT) -> list[int]:
-    """A list that grows by one element at each pass of the transformer."""
-    calls: list[int] = []
-    model.transformer.register_forward_hook(lambda *_: calls.append(1))
-    return calls
 
 
 def test_default_source(fresh: DiT, tmp_path: Path) -> None:
@@ -74,24 +54,24 @@ def test_folders_are_labelled_by_the_models_names(tiny: DiT, picture_folder: Cal
     folder = picture_folder(("two", "seven"), per_class=3)
     (folder / "two" / "000.png").write_bytes((folder / "two" / "000.png").read_bytes()[:60])
     images = open_source(str(folder), tiny)
-    assert sorted(images.labels.tolist()) == [2, 2, 7, 7, 7] and images.image_size == 16
+    assert sorted(images.labels.tolist()) == [2, 2, 2, 7, 7, 7] and images.image_size == 16
+    latents = training_latents(tiny, str(folder), replay=Replay(), seed=0, cache_dir=None, progress=False)
+    assert sorted(latents.class_labels.tolist()) == [2, 2, 7, 7, 7]
 
 
 def test_training_latents_of_a_folder_are_flipped(tiny: DiT, picture_folder: Callable, tmp_path: Path) -> None:
     folder = picture_folder(("two", "seven"), per_class=3)
-    latents = training_latents(
-        tiny, str(folder), cache_dir=tmp_path / "cache", replay_per_class=0, seed=0, progress=False
-    )
+    latents = training_latents(tiny, str(folder), replay=Replay(), seed=0, cache_dir=tmp_path / "cache", progress=False)
     expected = encode_images(tiny, open_source(str(folder), tiny), cache_dir=None, flip=True)
     assert latents.mean.shape[1] == 2
     assert torch.equal(latents.mean, expected.mean) and torch.equal(latents.class_labels, expected.class_labels)
     key = cache_key(tiny, open_source(str(folder), tiny), flip=True)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"latents-{key}.safetensors"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"latents-{key}"]
 
 
 def test_digits_are_not_flipped(digits_model: DiT) -> None:
     """A mirrored digit is another sign."""
-    latents = training_latents(digits_model, "digits", cache_dir=None, replay_per_class=0, seed=0, progress=False)
+    latents = training_latents(digits_model, "digits", replay=Replay(), seed=0, cache_dir=None, progress=False)
     assert latents.mean.shape == (1397, 1, *digits_model.latent_shape)
 
 
@@ -117,48 +97,6 @@ def test_digits_have_a_fixed_split() -> None:
     seen = {pixels.numpy().tobytes() for pixels in train.pixels}
     assert sum(pixels.numpy().tobytes() in seen for pixels in held_out.pixels) == 0
     assert train.class_names.labels == NAMES
-
-
-def test_replay_is_the_models_own_samples(fresh: DiT, replay: Callable) -> None:
-    """Every class equally often, at guidance 1, as latents without posterior noise."""
-    latents = replay(fresh, cache_dir=None)
-    assert latents.class_labels.bincount().tolist() == [2] * 10
-    assert latents.mean.shape == (20, 1, *fresh.latent_shape) and latents.std.abs().max() == 0
-    seeds = [stream_seed(5, "replay", index) for index in range(20)]
-    settings = SamplerSettings(guided_channels=3)
-    expected = sample_latents(fresh, latents.class_labels, seeds, settings)
-    assert settings.guidance_scale == 1 and torch.equal(latents.mean[:, 0], expected)
-    assert not fresh.transformer.proj_out_2.weight.grad_fn and not latents.mean.requires_grad
-
-
-def test_replay_does_not_depend_on_the_batch(replay: Callable) -> None:
-    expected = replay(cache_dir=None).mean
-    assert (replay(cache_dir=None, batch_size=7).mean - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-def test_replay_is_sampled_once(fresh: DiT, replay: Callable, tmp_path: Path) -> None:
-    first = replay(fresh)
-    calls = count_forwards(fresh)
-    second = replay(fresh)
-    assert not calls and torch.equal(first.mean, second.mean)
-    assert torch.equal(first.class_labels, second.class_labels)
-
-
-def test_damaged_replay_is_sampled_again(fresh: DiT, replay: Callable, tmp_path: Path) -> None:
-    first = replay(fresh)
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:-5])
-    calls = count_forwards(fresh)
-    assert torch.equal(replay(fresh).mean, first.mean) and len(calls) == 20
-
-
-@pytest.mark.parametrize("change", ["weights", "count", "seed"])
-def test_replay_of_something_else_is_another_file(fresh: DiT, replay: Callable, tmp_path: Path, change: str) -> None:
-    replay(fresh)
-    if change == "weights":
-        fresh.transformer.transformer_blocks[1].ff.net[2].bias.data[0] += 1e-3
-    replay(fresh, **{"weights": {}, "count": {"per_class": 3}, "seed": {"seed": 6}}[change])
-    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_held_out_images_of_digits(digits_model: DiT) -> None:

@@ -83,6 +83,7 @@ def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
     assert counted(data=images)["rows"]["preparation"] == 0
     assert counted(data=images, method="selective_amnesia", fisher_samples=1)["rows"]["preparation"] == 20_000 + 3
     assert counted(replay_per_class=2)["rows"]["preparation"] == 400
+    assert counted(replay_per_class=2, replay_guidance=1.5)["rows"]["preparation"] == 800  # two rows a step
 
 
 @pytest.mark.parametrize("method", ["embedding_reset", "retrain"])

@@ -17,7 +17,7 @@ from pipelines.errors import UsageError
 from pipelines.files import read_json
 from pipelines.model_source import load_classes
 from pipelines.posterior import PosteriorRecipe
-from pipelines.sources import replay_latents
+from pipelines.replay import Replay, replay_latents
 
 QUICK = {"steps": 2, "forget_batch_size": 8, "retain_batch_size": 8}
 CPU = torch.device("cpu")
@@ -63,9 +63,10 @@ def test_the_first_class_is_in_no_training_data(prepared, data):
 
 
 def test_replay_without_a_class_draws_only_the_others(loaded_dit, tmp_path):
-    drawn = replay_latents(loaded_dit, per_class=2, seed=0, without=(3,), cache_dir=tmp_path, progress=False)
+    cached = {"seed": 0, "cache_dir": tmp_path, "progress": False}
+    drawn = replay_latents(loaded_dit, Replay(per_class=2, without=(3,)), **cached)
     assert drawn.class_labels.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9] * 2
-    whole = replay_latents(loaded_dit, per_class=2, seed=0, cache_dir=tmp_path, progress=False)
+    whole = replay_latents(loaded_dit, Replay(per_class=2), **cached)
     assert len(whole) == 20 and len(list(tmp_path.iterdir())) == 2
 
 
