@@ -10,6 +10,7 @@ import torch
 from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
+from pipelines.ranks import copy_from_first, num_ranks, on_first
 from pipelines.sources import replay_latents, training_latents
 
 from .config import ErasureConfig
@@ -57,7 +58,8 @@ def run_erasure(
         workspace = prepare(model, config, method, cache_dir=cache_dir, work_dir=work_dir, progress=progress)
         original = workspace.reference or model.frozen_copy()
         if not method.trains:
-            method.edit(workspace)
+            on_first(lambda: method.edit(workspace))
+            copy_from_first(list(model.transformer.state_dict().values()))
             return Erased(model=model, original=original, loop=None, masks=PhaseMasks())
         masks = method.masks(workspace)
 
@@ -70,7 +72,7 @@ def run_erasure(
             config_hash=config.hash, log=log, preview=shown, progress=progress,
         )  # fmt: skip
     except DivergedError:
-        diverged(model)
+        on_first(lambda: diverged(model))
         raise
     return Erased(model=model, original=original, loop=result, masks=masks)
 
@@ -135,9 +137,13 @@ def images_of(
 
 
 def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:
-    """The latents, unless there are none (``UsageError``)."""
+    """The latents, unless there are none, or too few for the ranks to share (``UsageError``)."""
     if len(latents) == 0:
         raise UsageError(f"--data {config.data} holds no image of the {side} classes")
+    if len(latents) < num_ranks():
+        raise UsageError(
+            f"--data {config.data} holds {len(latents)} images of the {side} classes for {num_ranks()} processes"
+        )
     return latents
 
 

@@ -13,6 +13,7 @@ from .files import is_safetensors, replace_file
 from .images import ImageSet
 from .model import DiT
 from .progress import bar_of
+from .ranks import everywhere, in_parts, num_ranks, on_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +54,25 @@ def encode_images(
     path = None
     if cache_dir is not None:
         path = cache_dir / f"latents-{cache_key(model, images, flip=flip)}.safetensors"
-        if (kept := stored(path)) is not None:
+        kept = stored(path)
+        if everywhere(kept is not None):
             return kept
 
-    means, stds = [], []
+    def encode(chunk: Tensor) -> Tensor:
+        pixels = images.read(chunk)
+        views = [pixels, pixels.flip(-1)] if flip else [pixels]
+        return torch.stack([torch.stack(model.encode(view)).cpu() for view in views], dim=2).transpose(0, 1)
+
+    encoded = []  # mean and std, each (B, V, C, H, W)
     indices = torch.arange(len(images))
     with bar_of(len(images), progress, unit="image", shown=bool(progress)) as bar:
-        for chunk in indices.split(batch_size):
-            pixels = images.read(chunk)
-            views = [pixels, pixels.flip(-1)] if flip else [pixels]
-            encoded = [model.encode(view) for view in views]
-            means.append(torch.stack([mean.cpu() for mean, _ in encoded], dim=1))
-            stds.append(torch.stack([std.cpu() for _, std in encoded], dim=1))
+        for chunk in indices.split(batch_size * num_ranks()):
+            encoded.append(in_parts(encode, chunk))
             bar.update(len(chunk))
-    latents = Latents(mean=torch.cat(means), std=torch.cat(stds), class_labels=images.labels.clone())
+    mean, std = torch.cat(encoded).unbind(dim=1)
+    latents = Latents(mean=mean, std=std, class_labels=images.labels.clone())
     if path is not None:
-        store(latents, path)
+        on_first(lambda: store(latents, path))
     return latents
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from .digits.data import digit_images
 from .errors import MissingError, UsageError
@@ -17,6 +18,7 @@ from .model import DiT
 from .model_source import EMBEDDED, read_provenance
 from .progress import bar_of
 from .randomness import stream_seed
+from .ranks import everywhere, in_parts, is_first, num_ranks, on_first
 from .sampler import SamplerSettings, sample_latents
 
 REPLAY = "replay"
@@ -53,7 +55,7 @@ def open_source(
 
 def tell_skipped(images: ImageSet) -> None:
     """Count and name on stderr the files that were left out."""
-    if images.skipped:
+    if images.skipped and is_first():
         first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:5])
         more = f"; and {len(images.skipped) - 5} more" if len(images.skipped) > 5 else ""
         print(f"left out {len(images.skipped)} of the files found: {first}{more}", file=sys.stderr)
@@ -106,21 +108,25 @@ def replay_latents(
         for tensor in model.transformer.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         path = cache_dir / f"replay-{digest.hexdigest()[:12]}.safetensors"
-        if (kept := stored(path)) is not None:
+        kept = stored(path)
+        if everywhere(kept is not None):
             return kept
 
     class_labels = torch.arange(model.num_classes).repeat(per_class)
-    seeds = [stream_seed(seed, "replay", index) for index in range(len(class_labels))]
+
+    def sample(chunk: Tensor) -> Tensor:
+        seeds = [stream_seed(seed, "replay", index) for index in chunk.tolist()]
+        return sample_latents(model, class_labels[chunk], seeds, settings).cpu()
+
     sampled = []
-    with bar_of(len(seeds), "replay", unit="image", shown=progress) as bar:
-        for start in range(0, len(seeds), batch_size):
-            chunk = slice(start, start + batch_size)
-            sampled.append(sample_latents(model, class_labels[chunk], seeds[chunk], settings).cpu())
-            bar.update(len(sampled[-1]))
+    with bar_of(len(class_labels), "replay", unit="image", shown=progress) as bar:
+        for chunk in torch.arange(len(class_labels)).split(batch_size * num_ranks()):
+            sampled.append(in_parts(sample, chunk))
+            bar.update(len(chunk))
     mean = torch.cat(sampled)[:, None]
     latents = Latents(mean=mean, std=torch.zeros_like(mean), class_labels=class_labels)
     if path is not None:
-        store(latents, path)
+        on_first(lambda: store(latents, path))
     return latents
 
 

@@ -1,6 +1,5 @@
 """What a notebook calls: ``erase.run`` and ``erase.evaluate``; the command line calls the same functions."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,17 @@ from eval.protocol import Protocol, named
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.model import DiT, load, save
 from pipelines.model_source import check_model, classifier_dir, load_classes, original_path, read_provenance
+from pipelines.ranks import check_same, first_finishes, is_first, joined, on_first, shared_errors
 
 from ..card import model_card
-from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig, erasure_from_dict
 from ..configure import DEFAULT_METHOD, configure
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
-from ..rundir import RunDir, cache_dir
-from .devices import pick_device
+from ..rundir import RunDir, cache_dir, find_run
+from .devices import check_ranks, pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
+from .keeping import Clock, begin, keep
 from .result import Result
 from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
 
@@ -53,16 +53,19 @@ def request(
     device: str = "auto",
 ) -> Request:
     """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
-    config = configure(model, classes, method=method, preset=preset, data=data, options=options)
-    found = Request(
-        config=config,
-        output_dir=Path(output_dir) if output_dir else default_output(config),
-        protocol=pick_protocol(protocol, model),
-        judges=Judges(reference=reference, classifier=classifier, inception=inception),
-        device=pick_device(device),
-    )
-    check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
-    RunDir(found.output_dir).check(config)
+    with shared_errors():
+        config = configure(model, classes, method=method, preset=preset, data=data, options=options)
+        found = Request(
+            config=config,
+            output_dir=Path(output_dir) if output_dir else default_output(config),
+            protocol=pick_protocol(protocol, model),
+            judges=Judges(reference=reference, classifier=classifier, inception=inception),
+            device=pick_device(device),
+        )
+        check_ranks(config.engine)
+        check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
+        RunDir(found.output_dir).check(config)
+    check_same({"configuration": config.hash, "--output": str(found.output_dir), "--protocol": str(found.protocol)})
     return found
 
 
@@ -87,22 +90,23 @@ def run(
     was cut short and returns a finished one. ``protocol="none"`` skips the scoring. Raises ``UsageError``,
     ``MissingError``, ``DivergedError`` or ``InterruptedRun`` of ``pipelines.errors``.
     """
-    asked = request(
-        model,
-        classes,
-        method=method,
-        preset=preset,
-        data=data,
-        options=options,
-        output_dir=output_dir,
-        protocol=protocol,
-        reference=reference,
-        classifier=classifier,
-        inception=inception,
-        device=device,
-    )
-    command = python_call(model, classes, asked, preset=preset, given=options or {})
-    return execute(asked, command=command, progress=progress)
+    with joined():
+        asked = request(
+            model,
+            classes,
+            method=method,
+            preset=preset,
+            data=data,
+            options=options,
+            output_dir=output_dir,
+            protocol=protocol,
+            reference=reference,
+            classifier=classifier,
+            inception=inception,
+            device=device,
+        )
+        command = python_call(model, classes, asked, preset=preset, given=options or {})
+        return execute(asked, command=command, progress=progress)
 
 
 def python_call(
@@ -121,19 +125,24 @@ def python_call(
 def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
     folder, clock = RunDir(asked.output_dir), Clock()
-    check_model(asked.config.model, vae=asked.config.vae)
-    try_judges(asked.protocol, asked.judges)
-    folder.claim(asked.config)
-    clock.spent, repeated = folder.seconds, is_finished(asked, folder)
+    progress = progress and is_first()
+    with shared_errors():
+        check_model(asked.config.model, vae=asked.config.vae)
+        try_judges(asked.protocol, asked.judges)
+    on_first(lambda: folder.claim(asked.config))
+    with shared_errors():
+        find_run(folder.path)  # every process reads what the first one writes
+    clock.spent, repeated = on_first(lambda: (folder.seconds, is_finished(asked, folder)))
     try:
         erased, original = erased_model(asked, folder, clock, progress=progress)
         record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
     except (DivergedError, InterruptedRun) as error:
         state = "diverged" if isinstance(error, DivergedError) else "interrupted"
-        folder.set_status(state, reason=str(error), seconds=clock.seconds)
+        reason = str(error)
+        first_finishes(lambda: folder.set_status(state, reason=reason, seconds=clock.seconds))
         raise
     seconds = clock.spent if repeated else clock.seconds
-    folder.set_status("complete", seconds=seconds)
+    on_first(lambda: folder.set_status("complete", seconds=seconds))
     return Result(
         model=erased,
         original=original,
@@ -143,19 +152,6 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         seconds=seconds,
         repeated=repeated,
     )
-
-
-class Clock:
-    """Seconds that a run has taken over all its processes."""
-
-    def __init__(self) -> None:
-        self.spent = 0.0  # by earlier processes
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Those of earlier processes and of this one."""
-        return round(self.spent + time.monotonic() - self.started, 1)
 
 
 def is_finished(asked: Request, folder: RunDir) -> bool:
@@ -170,7 +166,7 @@ def scored(
     """The result record of a run; empty when it was asked not to score."""
     if asked.protocol is None:
         return {}
-    folder.set_status("scoring", seconds=clock.seconds)
+    on_first(lambda: folder.set_status("scoring", seconds=clock.seconds))
     with stoppable("scoring"):
         return score_run(
             original,
@@ -241,19 +237,14 @@ def load_side(source: str, vae: str, device: torch.device) -> DiT:
 def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
-    if (folder.model_dir / "model_index.json").exists():
+    if on_first((folder.model_dir / "model_index.json").exists):
         return load(folder.model_dir, device=device), load_original(config, device=device)
-    if folder.checkpoint_path.exists():
-        folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
-    else:
-        folder.metrics_path.unlink(missing_ok=True)
-
-    folder.set_status("erasing", seconds=clock.seconds)
+    on_first(lambda: begin(config, folder, clock))
     erased = run_erasure(
         config,
         cache_dir=cache_dir(),
         checkpoint_path=folder.checkpoint_path,
-        log=folder.log,
+        log=folder.log if is_first() else lambda line: None,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
         diverged=lambda model: save(model, folder.last_good_dir, card=model_card(model, config)),
         scorer=EarlyStopScore(config, asked.protocol, asked.judges),
@@ -261,9 +252,7 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
         progress=progress,
     )
     erased.model.provenance = {"erased": config.as_dict(), "original": erased.original.provenance}
-    folder.keep_masks(erased.masks)
-    save(erased.model, folder.model_dir, card=model_card(erased.model, config))
-    folder.checkpoint_path.unlink(missing_ok=True)
+    on_first(lambda: keep(erased, config, folder))
     return erased.model, erased.original
 
 

@@ -12,6 +12,7 @@ from eval.protocol import Protocol
 from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders
 from pipelines.files import read_json
+from pipelines.launcher import num_launched
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
@@ -54,6 +55,7 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         "optimizers": config.engine.optimizers,
         "data": config.data,
         "device": str(device),
+        "processes": num_launched(),
         "steps": config.engine.steps if method.trains else 0,
         "needs": sorted(method.needs),
         "trainable_weights": trainable,
@@ -61,7 +63,7 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
         "tflop": total_flops / 1e12,
         "weights_and_states_bytes": (trainable * copies + vae_size) * BYTES,
         "disk_bytes": (trainable + vae_size) * BYTES,
-        "estimated_seconds": total_flops / measured_flops(device),
+        "estimated_seconds": total_flops / measured_flops(device) / num_launched(),
     }
 
 
@@ -143,6 +145,9 @@ def measured_flops(device: torch.device) -> float:
 def text(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     rows = ", ".join(f"{name} {value:,}" for name, value in plan["rows"].items())
+    where = (
+        plan["device"] if plan["processes"] == 1 else f"{plan['processes']} processes, the first on {plan['device']}"
+    )
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
@@ -154,7 +159,7 @@ def text(plan: Mapping[str, Any]) -> str:
             f"memory     {plan['weights_and_states_bytes'] / 2**30:.2f} GiB of weights, gradients and states",
             f"disk       {plan['disk_bytes'] / 2**30:.2f} GiB",
             *(f"warning    {sentence}" for sentence in plan["warnings"]),
-            f"time       about {duration(plan['estimated_seconds'])} on {plan['device']} ({plan['tflop']:.1f} TFLOP)",
+            f"time       about {duration(plan['estimated_seconds'])} on {where} ({plan['tflop']:.1f} TFLOP)",
         ]
     )
 

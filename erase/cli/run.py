@@ -1,5 +1,8 @@
 """``erase run``: erase classes, score before and after, write the run directory."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from pipelines.errors import UsageError
@@ -18,6 +21,9 @@ from .options import (
     split_arguments,
     typed,
 )
+
+if TYPE_CHECKING:
+    from eval.gates import Gate
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Erase classes, score, report.")
@@ -44,6 +50,30 @@ def run(
     from erase import api
     from erase.api import plan
     from erase.api.probing import hold_gates
+    from pipelines.ranks import is_first, joined, on_first, shared_errors
+
+    with joined():
+        with shared_errors():
+            named, options, gates = parsed(arguments, gate)
+        asked = api.request(
+            model, [*named, *also], options=options, output_dir=output, device=device, **given_request(),
+            **given_judges(),
+        )  # fmt: skip
+        if dry_run:
+            counted = on_first(lambda: plan.count(asked.config, asked.protocol, asked.device))
+            if is_first():
+                print_json(counted) if as_json else click.echo(plan.text(counted))
+            return
+        on_first(lambda: plan.tell_siblings(asked.config))
+        result = api.execute(asked, command=shown_command(), progress=True)
+        if is_first():
+            print_json(result.summary()) if as_json else click.echo(result.text())
+        on_first(lambda: hold_gates(result, gates, device=device, progress=True))
+
+
+def parsed(arguments: Sequence[str], gate: str | None) -> tuple[list[str], dict[str, Any], list["Gate"]]:
+    """Classes, options and gates of a command line (``UsageError``)."""
+    from erase import api
     from erase.method import method_class
     from eval.gates import parse_gates
 
@@ -52,20 +82,4 @@ def run(
         raise UsageError(f"--gate {gate!r} needs scores, and --protocol none makes none")
     classes, method_options = split_arguments(arguments)
     kind = method_class(request.get("method", api.DEFAULT_METHOD))
-    asked = api.request(
-        model,
-        [*classes, *also],
-        options={**given_settings(), **typed(method_options, kind)},
-        output_dir=output,
-        device=device,
-        **request,
-        **given_judges(),
-    )
-    if dry_run:
-        counted = plan.count(asked.config, asked.protocol, asked.device)
-        print_json(counted) if as_json else click.echo(plan.text(counted))
-        return
-    plan.tell_siblings(asked.config)
-    result = api.execute(asked, command=shown_command(), progress=True)
-    print_json(result.summary()) if as_json else click.echo(result.text())
-    hold_gates(result, gates, device=device, progress=True)
+    return classes, {**given_settings(), **typed(method_options, kind)}, gates
