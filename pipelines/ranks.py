@@ -20,6 +20,7 @@ from .launcher import check_launch, num_launched
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=7)  # for one another: rank 0 may score for days
 LAST_WORDS = timedelta(minutes=5)  # for what rank 0 still writes when a run ends early
+BUCKET = 1 << 25
 ALONE = ContextVar("alone", default=False)  # inside ``on_first``
 STORE: list[dist.Store] = []  # where the ranks of this launch met
 
@@ -72,8 +73,26 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     if num_ranks() == 1:
         return
     with peers():
-        for pending in [dist.all_reduce(each, async_op=True) for each in tensors]:
-            pending.wait()
+        for bucket in buckets(tensors):
+            flat = torch.cat([each.flatten() for each in bucket]) if len(bucket) > 1 else bucket[0].contiguous()
+            dist.all_reduce(flat)
+            if flat is bucket[0]:
+                continue
+            for each, summed in zip(bucket, flat.view(-1).split([each.numel() for each in bucket]), strict=True):
+                each.copy_(summed.view(each.shape))
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype and device in groups of ``BUCKET`` bytes: an exchange costs more than a small tensor."""
+    bucket: list[Tensor] = []
+    for each in tensors:
+        size = sum(held.nbytes for held in bucket) + each.nbytes
+        if bucket and (size > BUCKET or (each.dtype, each.device) != (bucket[0].dtype, bucket[0].device)):
+            yield bucket
+            bucket = []
+        bucket.append(each)
+    if bucket:
+        yield bucket
 
 
 def in_parts(compute: Callable[[Any], Tensor], items: Any) -> Tensor:
@@ -183,12 +202,11 @@ def first_finishes(work: Callable[[], None]) -> None:
 
 def check_same(facts: dict[str, str]) -> None:
     """Refuse ranks that were asked for different things, given by name (``UsageError``)."""
-    found = gathered(facts)
-    for number, each in enumerate(found):
-        for name, value in each.items():
-            if value != found[0][name]:
-                first = found[0][name]
-                raise UsageError(f"the processes of one launch differ in {name}: {first} and, number {number}, {value}")
+    with shared_errors():
+        first = from_first(facts)
+        for name, value in facts.items():
+            if value != first[name]:
+                raise UsageError(f"process {rank()} of the launch was given {name} {value}, the first {first[name]}")
 
 
 @contextmanager

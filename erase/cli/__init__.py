@@ -72,7 +72,7 @@ def cli() -> None:
     """
     command = click.get_current_context().invoked_subcommand
     if num_launched() > 1 and command not in SHARED:
-        raise UsageError(f"`erase {command}` is the work of one process and {num_launched()} were launched")
+        raise click.UsageError(f"`erase {command}` is the work of one process and {num_launched()} were launched")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
