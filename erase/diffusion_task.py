@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.embedding import label_table
+from pipelines.ranks import from_first, sum_over_ranks
 
 from .config import EngineConfig
 from .method import Method
@@ -30,38 +31,40 @@ class DiffusionTask:
         self.parameters: dict[str, nn.Parameter] = dict(workspace.model.transformer.named_parameters())
         count = min(PROBE_IMAGES, len(workspace.retain))
         indices = torch.arange(count) * len(workspace.retain) // count
-        self.probe = workspace.noise(workspace.retain, indices, stream=("probe",), label_dropout=0.0)
+        self.probe = workspace.noise(workspace.retain, indices, stream=("probe",), label_dropout=0.0).part()
 
     def forget_batch(self, step: int, phase: int) -> Batch:
         """Batch of the forget set as the method wants it."""
-        return self.method.forget_batch(self.workspace, step, phase, self.engine.forget_batch_size)
+        return self.method.forget_batch(self.workspace, step, phase, self.engine.forget_batch_size).part()
 
     def retain_batch(self, step: int, phase: int) -> Batch:
         """Batch of the retain set with label dropout."""
         dropout, size = self.method.retain_label_dropout, self.engine.retain_batch_size
-        return self.workspace.draw("retain", step, phase, batch_size=size, label_dropout=dropout)
+        return self.workspace.draw("retain", step, phase, batch_size=size, label_dropout=dropout).part()
 
     def relearning_batch(self, step: int, phase: int) -> Batch:
         """Batch of the forget set under its own labels, apart from those of the forget phases."""
         size = self.engine.forget_batch_size
-        return self.workspace.draw("forget", step, 1000 + phase, batch_size=size, label_dropout=0.0)
+        return self.workspace.draw("forget", step, 1000 + phase, batch_size=size, label_dropout=0.0).part()
 
     def forget_loss(self, batch: Batch) -> Loss:
         """The method's forget loss."""
-        return self.method.forget_loss(self.workspace, batch)
+        return contribution(self.method.forget_loss(self.workspace, batch), batch)
 
     def retain_loss(self, batch: Batch) -> Loss:
         """The method's retain loss."""
-        return self.method.retain_loss(self.workspace, batch)
+        return contribution(self.method.retain_loss(self.workspace, batch), batch)
 
     def relearning_loss(self, batch: Batch) -> Tensor:
         """The denoising loss that an attacker would minimise."""
-        return self.workspace.denoising(batch.noised).denoising.mean()
+        return batch.share * self.workspace.denoising(batch.noised).denoising.mean()
 
     @torch.no_grad()
     def probe_loss(self) -> float:
         """L_simple on the fixed batch of retained images."""
-        return self.workspace.denoising(self.probe.noised).simple.mean().item()
+        loss = self.probe.share * self.workspace.denoising(self.probe.noised).simple.mean()
+        sum_over_ranks([loss])
+        return loss.item()
 
     @torch.no_grad()
     def travel(self) -> dict[str, float]:
@@ -74,4 +77,9 @@ class DiffusionTask:
         """Early-stop score; a run without a classifier has none."""
         if self.scorer is None:
             raise ValueError("an early stop needs a classifier to score with")
-        return self.scorer()
+        return from_first(self.scorer())
+
+
+def contribution(loss: Loss, batch: Batch) -> Loss:
+    """What the mean loss of a part adds to that of the whole batch."""
+    return Loss(batch.share * loss.objective, batch.share * loss.denoising)

@@ -12,6 +12,7 @@ from pipelines.latents import Latents
 from pipelines.model import DiT, load
 from pipelines.posterior import PosteriorRecipe, train_posterior
 from pipelines.provenance import earlier_classes
+from pipelines.ranks import copy_from_first, num_ranks, on_first
 from pipelines.replay import Replay, replay_latents
 from pipelines.sources import training_latents
 
@@ -58,9 +59,9 @@ def run_erasure(
     with stoppable("preparing"):
         workspace = prepare(model, config, method, cache_dir=cache_dir, work_dir=work_dir, progress=progress)
         if not method.trains:
-            method.edit(workspace)
-            original = workspace.reference or load_original(config, device=device)
-            return Erased(model=model, original=original, loop=None, masks=PhaseMasks())
+            on_first(lambda: method.edit(workspace))
+            copy_from_first(list(model.transformer.state_dict().values()))
+            return Erased(model=model, original=original_of(workspace, config), loop=None, masks=PhaseMasks())
         masks = method.masks(workspace)
 
     bound_scorer = None if scorer is None else lambda: scorer(model)
@@ -72,10 +73,14 @@ def run_erasure(
             config_hash=config.hash, log=log, preview=shown, progress=progress,
         )  # fmt: skip
     except DivergedError:
-        diverged(model)
+        on_first(lambda: diverged(model))
         raise
-    original = workspace.reference or load_original(config, device=device)  # not held while the weights train
-    return Erased(model=model, original=original, loop=result, masks=masks)
+    return Erased(model=model, original=original_of(workspace, config), loop=result, masks=masks)
+
+
+def original_of(workspace: Workspace, config: ErasureConfig) -> DiT:
+    """The model before the erasure; read again where it was not held while the weights trained."""
+    return workspace.reference or load_original(config, device=workspace.model.device)
 
 
 def load_original(config: ErasureConfig, *, device: torch.device | str) -> DiT:
@@ -149,9 +154,13 @@ def replay_of(config: ErasureConfig, earlier: Sequence[int]) -> Replay:
 
 
 def nonempty(latents: Latents, side: str, config: ErasureConfig) -> Latents:
-    """The latents, unless there are none (``UsageError``)."""
+    """The latents, unless there are none, or too few for the ranks to share (``UsageError``)."""
     if len(latents) == 0:
         raise UsageError(f"--data {config.data} holds no image of the {side} classes")
+    if len(latents) < num_ranks():
+        raise UsageError(
+            f"--data {config.data} holds {len(latents)} images of the {side} classes for {num_ranks()} processes"
+        )
     return latents
 
 

@@ -17,6 +17,7 @@ from pipelines.files import is_safetensors
 from pipelines.latents import Latents
 from pipelines.progress import bar_of
 from pipelines.randomness import generator
+from pipelines.ranks import everywhere, on_first, part_of
 from pipelines.tensor_file import tensors_sha256
 
 from .saliency import (
@@ -83,7 +84,8 @@ def measured_fisher(workspace: Workspace, latents: Latents, side: str, *, num_sa
     its gradient at one drawn timestep: another number, and as many times dearer as there are timesteps.
     """
     parameters = parameters_of(workspace)
-    with bar_of(num_samples, f"{side} Fisher", unit="image", shown=workspace.progress) as bar:
+    own = len(range(num_samples)[part_of(num_samples)])
+    with bar_of(own, f"{side} Fisher", unit="image", shown=workspace.progress) as bar:
         if summed:
             losses = timestep_losses(workspace, latents, side)
             return summed_fisher_diagonal(parameters, losses, num_samples, lambda done: bar.update(done - bar.n))
@@ -114,11 +116,11 @@ def cached_fisher(
         return measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
     key = sha256(json.dumps([about, tensors_sha256(parameters), latents.key]).encode()).hexdigest()[:12]
     path = cache_dir / f"fisher-{key}.safetensors"
-    if is_safetensors(path):
+    if everywhere(is_safetensors(path)):
         kept = load_fisher(path)
         return {name: kept[name].to(each.device) for name, each in parameters.items()}
     fisher = measured_fisher(workspace, latents, side, num_samples=num_samples, summed=summed)
-    save_fisher(fisher, path, metadata=about)
+    on_first(lambda: save_fisher(fisher, path, metadata=about))
     return fisher
 
 

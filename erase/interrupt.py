@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pipelines.errors import InterruptedRun
+from pipelines.ranks import largest
 
 
 @contextmanager
@@ -35,6 +36,12 @@ def stop_requests() -> Iterator[list[str]]:
         yield received
     finally:
         hand_back()
+
+
+def stop_signal(received: list[str]) -> str:
+    """The name of a signal that any rank has received, the same on all of them; empty while there is none."""
+    number = largest(signal.Signals[received[0]] if received else 0)
+    return signal.Signals(number).name if number else ""
 
 
 @contextmanager

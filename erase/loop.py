@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.progress import bar_of
+from pipelines.ranks import on_first
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import EngineConfig
 from .diagnostics import SIDES, Meter
 from .early_stop import EarlyStop, WeightAverage, copy_to_cpu, copy_weights
-from .interrupt import stop_requests
+from .interrupt import stop_requests, stop_signal
 from .optimizers import PhaseMasks, PhaseStepper
 from .task import Task
 from .update import Updater
@@ -71,8 +72,8 @@ def run_loop(
         while run.step < config.steps and not run.early_stop.stopped:
             run.advance()
             run.show(bar)
-            if signals:
-                run.interrupt(signals[0])
+            if name := stop_signal(signals):
+                run.interrupt(name)
     return run.finish()
 
 
@@ -232,7 +233,7 @@ class Run:
         """Make the current state the one that a divergence falls back to and that a killed run resumes from."""
         self.last_good = (self.step, copy_to_cpu(self.task.parameters))
         if self.checkpoint_path is not None:
-            save_checkpoint(self.checkpoint_path, self.state(), config_hash=self.config_hash)
+            on_first(lambda: save_checkpoint(self.checkpoint_path, self.state(), config_hash=self.config_hash))
 
     def interrupt(self, name: str) -> NoReturn:
         """Save the state between two checkpoints and raise ``InterruptedRun``."""

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipelines.embedding import tie_embedders
+from pipelines.launcher import num_launched
 
 from .config import EngineConfig, ErasureConfig
 from .method import Method
@@ -57,7 +58,8 @@ def count_memory(
     gradients = BYTES * weights
 
     def activations(batch_size: int) -> int:
-        return training_bytes(transformer_config, config, batch_size, device=device) - gradients
+        mine = -(-batch_size // num_launched())  # of several processes each has a part
+        return training_bytes(transformer_config, config, mine, device=device) - gradients
 
     forget = {"gradients": gradients, "activations": activations(engine.forget_batch_size)}
     retain = {"gradients": gradients, "activations": activations(engine.retain_batch_size)}

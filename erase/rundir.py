@@ -10,6 +10,7 @@ import torch
 
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json, write_json, write_text
+from pipelines.launcher import num_launched
 from pipelines.versions import versions
 
 from .config import ErasureConfig, erasure_from_dict, read_yaml, write_yaml
@@ -138,5 +139,6 @@ def environment() -> dict[str, str]:
         **versions(),
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
+        "processes": str(num_launched()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }

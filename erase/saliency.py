@@ -1,7 +1,8 @@
 """Saliency of weights: Fisher diagonals and the masks that they give.
 
 The Fisher diagonal is the empirical one, F_i = E_n[(d_i L_n)^2] over samples n. Masks: S_i = 1[F_f,i / F_r,i >= gamma]
-(SFR-on, arXiv 2409.19732) and the top share of |sum of forget gradients| (SalUn, arXiv 2310.12508).
+(SFR-on, arXiv 2409.19732) and the top share of |sum of forget gradients| (SalUn, arXiv 2310.12508). Several ranks
+share the samples of one evidence; each then has the whole of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import DivergedError
+from pipelines.ranks import part_of, sum_over_ranks
 from pipelines.tensor_file import load_tensors, save_tensors
 
 Fisher = dict[str, Tensor]  # non-negative float32 by parameter name
@@ -30,14 +32,15 @@ def fisher_diagonal(
     """Mean over samples of the squared gradient of one sample's loss, on the device of the parameters.
 
     ``per_sample_loss(i)`` gives the loss () of sample i alone; evaluation mode and undropped labels are the caller's
-    part. ``progress`` is told the number of samples done.
+    part. ``progress`` is told the number of samples that this rank has done.
     """
     total = zeros_of(parameters)
-    for index in range(num_samples):
+    for done, index in enumerate(range(num_samples)[part_of(num_samples)], start=1):
         gradients = gradients_of(per_sample_loss(index), parameters)
         torch._foreach_addcmul_(total, gradients, gradients)
         if progress:
-            progress(index + 1)
+            progress(done)
+    sum_over_ranks(total)
     torch._foreach_div_(total, num_samples)
     return dict(zip(parameters, total, strict=True))
 
@@ -53,13 +56,14 @@ def summed_fisher_diagonal(
     ``losses(i)`` gives the losses () of sample i one at a time, so that the graphs need not exist together.
     """
     total = zeros_of(parameters)
-    for index in range(num_samples):
+    for done, index in enumerate(range(num_samples)[part_of(num_samples)], start=1):
         summed = zeros_of(parameters)
         for loss in losses(index):
             torch._foreach_add_(summed, gradients_of(loss, parameters))
         torch._foreach_addcmul_(total, summed, summed)
         if progress:
-            progress(index + 1)
+            progress(done)
+    sum_over_ranks(total)
     torch._foreach_div_(total, num_samples)
     return dict(zip(parameters, total, strict=True))
 
@@ -72,10 +76,11 @@ def summed_gradient(
 ) -> dict[str, Tensor]:
     """SalUn's saliency (arXiv 2310.12508): absolute value of the gradient summed over all batches."""
     total = zeros_of(parameters)
-    for index in range(num_batches):
+    for done, index in enumerate(range(num_batches)[part_of(num_batches)], start=1):
         torch._foreach_add_(total, gradients_of(batch_loss(index), parameters))
         if progress:
-            progress(index + 1)
+            progress(done)
+    sum_over_ranks(total)
     torch._foreach_abs_(total)
     return dict(zip(parameters, total, strict=True))
 

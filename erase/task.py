@@ -20,6 +20,10 @@ class Task(Protocol):
     Every batch is a pure function of (step, phase) and every loss a pure function of (weights, batch), noise included,
     so that a resumed run and an added preview see the same numbers. ``step`` counts outer steps from 0; ``phase``
     tells apart the batches of one side within an outer step.
+
+    Where several processes share a run (``pipelines.ranks``), a batch is this rank's part of the one that a single
+    process would see, and its losses are what that part contributes: over the ranks they add up to the losses of the
+    whole batch, and so do their gradients. Readings, of type float, are the same on every rank.
     """
 
     parameters: dict[str, nn.Parameter]  # the trainable weights by plain name, all on one device
@@ -37,11 +41,11 @@ class Task(Protocol):
         ...
 
     def forget_loss(self, batch: Any) -> Loss:
-        """The method's forget loss, mean over the batch."""
+        """The method's forget loss, mean over the whole batch."""
         ...
 
     def retain_loss(self, batch: Any) -> Loss:
-        """The method's retain loss with its penalty, mean over the batch."""
+        """The method's retain loss with its penalty, mean over the whole batch."""
         ...
 
     def relearning_loss(self, batch: Any) -> Tensor:

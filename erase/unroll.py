@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.randomness import generator
+from pipelines.ranks import sum_over_ranks
 
 from .adamw import can_fuse
 from .config import EngineConfig
@@ -28,7 +29,10 @@ def attack_length(longest: int, *, seed: int, step: int, phase: int) -> int:
 def unrolled_gradients(
     task: Task, batch: Any, *, config: EngineConfig, seed: int, step: int, phase: int, weight: float
 ) -> tuple[Loss, Gradients]:
-    """The forget loss at the current weights, and ``weight`` (g0 + g1); the weights come back bit for bit."""
+    """The forget loss at the current weights, and ``weight`` (g0 + g1); the weights come back bit for bit.
+
+    Both are this rank's part; the attack is that of all ranks together.
+    """
     parameters = list(task.parameters.values())
     loss = task.forget_loss(batch)
     total = loss_gradients(weight * loss.objective, parameters)
@@ -51,7 +55,9 @@ def simulate_attack(task: Task, *, config: EngineConfig, seed: int, step: int, p
     first = phase * config.robust_steps
     for number in range(attack_length(config.robust_steps, seed=seed, step=step, phase=phase)):
         loss = task.relearning_loss(task.relearning_batch(step, first + number))
-        for parameter, gradient in zip(parameters, loss_gradients(loss, parameters), strict=True):
+        gradients = loss_gradients(loss, parameters)
+        sum_over_ranks(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         attacker.step()
     attacker.zero_grad()

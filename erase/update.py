@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipelines.ranks import num_ranks, sum_over_ranks
+
 from .config import EngineConfig
 from .optimizers import Gradients, PhaseStepper, Side, loss_gradients, scheduled
 from .task import Loss, Task
@@ -56,16 +58,18 @@ class Updater:
         batch = self.task.forget_batch(step, phase)
         weight = scheduled(config.forget_weight, config.forget_weight_schedule, step, steps=config.steps)
         if config.robust and step % config.robust_every == 0:
-            return unrolled_gradients(
-                self.task, batch, config=config, seed=self.seed, step=step, phase=phase, weight=weight
+            return of_whole_batch(
+                *unrolled_gradients(
+                    self.task, batch, config=config, seed=self.seed, step=step, phase=phase, weight=weight
+                )
             )
         loss = self.task.forget_loss(batch)
-        return loss, loss_gradients(weight * loss.objective, self.stepper.parameters)
+        return of_whole_batch(loss, loss_gradients(weight * loss.objective, self.stepper.parameters))
 
     def retain_gradients(self, step: int, phase: int) -> tuple[Loss, Gradients]:
         """Loss and weighted gradient of one retain phase."""
         loss = self.task.retain_loss(self.task.retain_batch(step, phase))
-        return loss, loss_gradients(self.config.retain_weight * loss.objective, self.stepper.parameters)
+        return of_whole_batch(loss, loss_gradients(self.config.retain_weight * loss.objective, self.stepper.parameters))
 
     def alternate(self, step: int, *, measure: bool) -> OuterStep:
         """Forget phases, then retain phases, each a step of its own."""
@@ -163,6 +167,15 @@ def cosine(left: Gradients, right: Gradients) -> Tensor:
     """Cosine () of the angle between two gradients over all parameters together; 0 when one of them is zero."""
     norms = torch.nn.utils.get_total_norm(left) * torch.nn.utils.get_total_norm(right)
     return inner(left, right) / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def of_whole_batch(loss: Loss, gradients: Gradients) -> tuple[Loss, Gradients]:
+    """Loss and gradient of a batch from what each rank's part contributes to them."""
+    if num_ranks() == 1:
+        return loss, gradients
+    values = torch.stack([loss.objective.detach(), loss.denoising.detach()])
+    sum_over_ranks([values, *gradients])
+    return Loss(*values), gradients
 
 
 def loss_values(loss: Loss) -> Loss:

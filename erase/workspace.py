@@ -13,20 +13,47 @@ from pipelines.latents import Latents
 from pipelines.model import DiT
 from pipelines.posterior import PosteriorNetwork
 from pipelines.randomness import epoch_indices, generator, stream_seed
+from pipelines.ranks import part_of
 
 from .saliency import Fisher
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Noised latents and the seed of any further draw that belongs to this batch."""
+    """Noised latents and the seed of any further draw that belongs to this batch.
+
+    On one of several ranks it is a part of the batch; further draws are made for the whole of it, so that they do not
+    depend on how it was cut.
+    """
 
     noised: Noised
     seed: int
+    before: int = 0  # images of the whole batch that lower ranks have
+    after: int = 0  # and higher ones
 
     def generator(self, stream: str) -> torch.Generator:
         """A fresh generator: asked twice, it gives the same draws."""
         return generator(self.seed, stream)
+
+    @property
+    def total(self) -> int:
+        """Images in the whole batch."""
+        return self.before + len(self.noised.class_labels) + self.after
+
+    @property
+    def share(self) -> float:
+        """The share of the whole batch that is here, the weight of a mean over these images."""
+        return len(self.noised.class_labels) / self.total
+
+    def rows_of(self, draws: Tensor) -> Tensor:
+        """Those of the draws (total, ...) for the whole batch that belong to the images here."""
+        return draws[self.before : self.total - self.after]
+
+    def part(self) -> "Batch":
+        """This rank's part of a whole batch."""
+        mine = part_of(self.total)
+        cut = Noised(*(tensor[mine] for tensor in vars(self.noised).values()))
+        return Batch(cut, self.seed, before=mine.start, after=self.total - mine.stop)
 
 
 @dataclass(kw_only=True)

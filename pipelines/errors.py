@@ -19,3 +19,11 @@ class InterruptedRun(RuntimeError):
 
 class GateFailedError(RuntimeError):
     """The run finished but a value lies outside a gate that the user set (exit code 3)."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the same launch has ended (exit code 1)."""
+
+
+TOLD = "every process has this error"  # note on one that the processes of a launch share
+ACTIONABLE = (UsageError, MissingError, DivergedError, InterruptedRun, GateFailedError)

@@ -1,4 +1,4 @@
-"""Bulk generation: a list of (class label, seed) pairs to uint8 images, in batches."""
+"""Bulk generation: a list of (class label, seed) pairs to uint8 images, in batches that all ranks share."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .model import DiT
 from .progress import bar_of
+from .ranks import from_first, in_parts
 from .sampler import SamplerSettings, sample_latents
 
 Request = tuple[int, int]  # (class label, image seed)
@@ -17,16 +18,20 @@ def generate(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images uint8 (B, 3, H, W), class labels (B,)) on the CPU, in request order.
 
-    Image i is a function of (weights, class label, seed, settings) alone. ``progress`` titles a bar on stderr; an
-    empty title shows none.
+    Image i is a function of (weights, class label, seed, settings) alone; every rank gets all of them. ``progress``
+    titles a bar on stderr; an empty title shows none.
     """
+
+    def draw(chunk: Sequence[Request]) -> Tensor:
+        labels, seeds = zip(*chunk, strict=True)
+        return model.decode(sample_latents(model, torch.tensor(labels), seeds, settings)).cpu()
+
+    requests = from_first(requests)
     with bar_of(len(requests), progress, unit="image", shown=bool(progress)) as bar:
         for start in range(0, len(requests), batch_size):
-            labels, seeds = zip(*requests[start : start + batch_size], strict=True)
-            class_labels = torch.tensor(labels)
-            latents = sample_latents(model, class_labels, seeds, settings)
-            yield model.decode(latents).cpu(), class_labels
-            bar.update(len(seeds))
+            chunk = requests[start : start + batch_size]
+            yield in_parts(draw, chunk), torch.tensor([label for label, _ in chunk])
+            bar.update(len(chunk))
 
 
 def generate_all(

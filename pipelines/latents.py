@@ -17,6 +17,7 @@ from .image_set import Skipped
 from .images import ImageSet
 from .model import DiT
 from .progress import bar_of
+from .ranks import gathered, num_ranks, rank
 from .tensor_file import bits, load_tensors, save_tensors, tensors_sha256
 
 KIND = "dit-erase latents 1"
@@ -147,8 +148,9 @@ def encode_images(
 ) -> Latents:
     """Latents of an image set; images that cannot be decoded are left out and named in ``skipped``.
 
-    The parts that are in the cache are not made again, so that a stopped encoding goes on where it was. Raises
-    ``UsageError`` when no image can be decoded.
+    The parts that are in the cache are not made again, so that a stopped encoding goes on where it was. Of several
+    ranks each makes every so-many-th part, where they share the cache. Raises ``UsageError`` when no image can be
+    decoded.
     """
     folder = None if cache_dir is None else cache_dir / f"latents-{cache_key(model, images, flip=flip)}"
     spans = [[start, min(start + PART_IMAGES, len(images))] for start in range(0, len(images), PART_IMAGES)]
@@ -158,10 +160,19 @@ def encode_images(
 
     shown = bool(progress) and done < len(images)
     with bar_of(len(images), progress, unit="image", shown=shown, done=done) as bar:
-        for number, span in enumerate(spans):
+
+        def make(number: int) -> None:
             if parts[number] is None:
-                part = encode_part(model, images, span, flip=flip, batch_size=batch_size, tick=bar.update)
-                parts[number] = keep_part(part, paths[number], asked=span)
+                part = encode_part(model, images, spans[number], flip=flip, batch_size=batch_size, tick=bar.update)
+                parts[number] = keep_part(part, paths[number], asked=spans[number])
+
+        if folder is not None and num_ranks() > 1:
+            for number in range(rank(), len(spans), num_ranks()):
+                make(number)
+            gathered(None)  # until all have made theirs
+            parts = [kept_part(path, asked=span) for path, span in zip(paths, spans, strict=True)]
+        for number in range(len(spans)):
+            make(number)
     latents = Latents.of(parts)
     if not len(latents):
         raise UsageError("none of the {} images can be decoded: {}: {}".format(len(images), *latents.skipped[0]))

@@ -17,6 +17,7 @@ from .latents import Latents
 from .model import DiT
 from .pretrain.fit import fit
 from .randomness import epoch_indices, generator
+from .ranks import copy_from_first, on_first
 
 
 class PosteriorNetwork(nn.Module):
@@ -65,12 +66,32 @@ class PosteriorRecipe:
 def train_posterior(
     model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, cache_dir: Path | None, progress: bool = False
 ) -> PosteriorNetwork:
-    """The posterior of a model's classes on its training latents, from the cache where the same was made before."""
-    network = new_network(model, seed)
+    """The posterior of a model's classes on its training latents, from the cache where the same was made before.
+
+    Rank 0 makes it for all ranks.
+    """
+    network = new_network(model, seed).to(model.device)
     path = None if cache_dir is None else cache_dir / f"posterior-{cache_key(model, latents, recipe, seed)}.safetensors"
-    if path is not None and is_safetensors(path):
-        network.load_state_dict(load_file(path))
-        return network.eval().requires_grad_(False).to(model.device)
+
+    def make() -> None:
+        if path is not None and is_safetensors(path):
+            network.load_state_dict(load_file(path))
+            return
+        fit_posterior(network, model, latents, recipe, seed=seed, progress=progress)
+        if path is not None:
+            with replace_file(path) as temporary:
+                save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
+
+    on_first(make)
+    network.eval().requires_grad_(False)
+    copy_from_first(list(network.state_dict().values()))
+    return network
+
+
+def fit_posterior(
+    network: PosteriorNetwork, model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, progress: bool
+) -> None:
+    """Train a new network in place."""
 
     def loss(step: int) -> Tensor:
         indices = epoch_indices(len(latents), recipe.batch_size, step, seed=seed, stream="posterior order")
@@ -82,7 +103,7 @@ def train_posterior(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout draws from the global generator
         fit(
-            network.train().to(model.device),
+            network.train(),
             loss,
             steps=recipe.steps,
             learning_rate=recipe.learning_rate,
@@ -90,10 +111,6 @@ def train_posterior(
             ema_half_life=50,
             progress="posterior" if progress else "",
         )
-    if path is not None:
-        with replace_file(path) as temporary:
-            save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
-    return network.eval().requires_grad_(False)
 
 
 def posterior_flops(latent_shape: tuple[int, int, int], num_classes: int, recipe: PosteriorRecipe) -> float:

@@ -19,6 +19,7 @@ from .model import DiT
 from .model_source import classifier_dir
 from .progress import bar_of, count_kept
 from .randomness import stream_seed
+from .ranks import everywhere, in_parts, is_first
 from .sampler import SamplerSettings, sample_latents
 from .tensor_file import tensors_sha256
 
@@ -62,11 +63,13 @@ def replay_latents(
         while tries := next_tries(tried, kept, replay, limit=batch_size):
             path = part_path(folder, len(parts))
             part = kept_part(path, asked=tries)
-            if part is None:
-                part = keep_part(sampled_part(model, tries, settings, classifier, replay, seed), path, asked=tries)
-                bar.update(len(part))
-            else:
+            if everywhere(part is not None):
                 count_kept(bar, len(part))
+            else:
+                part = sampled_part(model, tries, settings, classifier, replay, seed)
+                if is_first():
+                    part = keep_part(part, path, asked=tries)
+                bar.update(len(part))
             parts.append(part)
             tried += (torch.tensor(tries) % model.num_classes).bincount(minlength=model.num_classes)
             kept += part.class_labels.bincount(minlength=model.num_classes)
@@ -104,7 +107,11 @@ def sampled_part(
     """The samples of some tries, without those that the classifier does not recognise."""
     class_labels = torch.tensor(tries) % model.num_classes
     seeds = [stream_seed(seed, "replay", number) for number in tries]
-    latents = sample_latents(model, class_labels, seeds, settings)
+
+    def sample(chosen: Tensor) -> Tensor:
+        return sample_latents(model, class_labels[chosen], [seeds[place] for place in chosen], settings)
+
+    latents = in_parts(sample, torch.arange(len(tries)))
     if classifier is not None:
         logits, _ = classifier.logits_and_features(model.decode(latents))
         sure = logits.softmax(1)[torch.arange(len(tries)), class_labels] >= replay.confidence

@@ -14,6 +14,7 @@ from .latents import Latents, encode_images
 from .model import DiT
 from .model_source import EMBEDDED, read_provenance
 from .provenance import base_of
+from .ranks import is_first
 from .replay import Replay, replay_latents
 
 REPLAY = "replay"
@@ -61,7 +62,7 @@ def open_source(
 
 def tell_skipped(skipped: Sequence[Skipped]) -> None:
     """Count and name on stderr the files that were left out."""
-    if skipped:
+    if skipped and is_first():
         first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
         more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         print(f"left out {len(skipped)} of the files found: {first}{more}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """What a notebook calls: ``erase.run`` and ``erase.evaluate``; the command line calls the same functions."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,17 @@ from eval.protocol import Protocol
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
 from pipelines.model import DiT, load
 from pipelines.model_source import check_model, load_classes, original_path, read_provenance
+from pipelines.ranks import first_finishes, is_first, joined, on_first, shared_errors
 
-from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig, erasure_from_dict
 from ..configure import DEFAULT_METHOD
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
-from ..rundir import RunDir, cache_dir
+from ..rundir import RunDir, cache_dir, find_run
 from .cards import keep, write_card
 from .devices import pick_device
 from .judging import Judges, check_scoring, protocol_scorer, try_judges
+from .keeping import Clock, begin, keep_erased
 from .requesting import Request, pick_protocol, request
 from .result import Result
 from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
@@ -51,13 +51,14 @@ def run(
     the classes to watch, or how many. The same call resumes a run that was cut short and returns a finished one.
     Raises the errors of ``pipelines.errors``.
     """
-    asked = request(
-        model, classes, method=method, preset=preset, data=data, options=options, output_dir=output_dir,
-        protocol=protocol, reference=reference, classifier=classifier, inception=inception, neighbours=neighbours,
-        device=device, memory=memory,
-    )  # fmt: skip
-    command = python_call(model, classes, asked, preset=preset, given=options or {})
-    return execute(asked, command=command, progress=progress)
+    with joined():
+        asked = request(
+            model, classes, method=method, preset=preset, data=data, options=options, output_dir=output_dir,
+            protocol=protocol, reference=reference, classifier=classifier, inception=inception,
+            neighbours=neighbours, device=device, memory=memory,
+        )  # fmt: skip
+        command = python_call(model, classes, asked, preset=preset, given=options or {})
+        return execute(asked, command=command, progress=progress)
 
 
 def python_call(
@@ -76,23 +77,28 @@ def python_call(
 def execute(asked: Request, *, command: str, progress: bool) -> Result:
     """Carry out a request in its run directory: erase, save, score, report. ``command`` is shown in the report."""
     folder, clock = RunDir(asked.output_dir), Clock()
+    progress = progress and is_first()
     if progress:
         asked.tell()
-    check_model(asked.config.model, vae=asked.config.vae)
-    try_judges(asked.protocol, asked.judges)
-    folder.claim(asked.config)
-    clock.spent, repeated = folder.seconds, is_finished(asked, folder)
+    with shared_errors():
+        check_model(asked.config.model, vae=asked.config.vae)
+        try_judges(asked.protocol, asked.judges)
+    on_first(lambda: folder.claim(asked.config))
+    with shared_errors():
+        find_run(folder.path)  # every process reads what the first one writes
+    clock.spent, repeated = on_first(lambda: (folder.seconds, is_finished(asked, folder)))
     try:
         erased, original = erased_model(asked, folder, clock, progress=progress)
         record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
     except (DivergedError, InterruptedRun) as error:
         state = "diverged" if isinstance(error, DivergedError) else "interrupted"
-        folder.set_status(state, reason=str(error), seconds=clock.seconds)
+        reason = str(error)
+        first_finishes(lambda: folder.set_status(state, reason=reason, seconds=clock.seconds))
         raise
     if record and not repeated:
-        write_card(folder)
+        on_first(lambda: write_card(folder))
     seconds = clock.spent if repeated else clock.seconds
-    folder.set_status("complete", seconds=seconds)
+    on_first(lambda: folder.set_status("complete", seconds=seconds))
     return Result(
         model=erased,
         original=original,
@@ -102,19 +108,6 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         seconds=seconds,
         repeated=repeated,
     )
-
-
-class Clock:
-    """Seconds that a run has taken over all its processes."""
-
-    def __init__(self) -> None:
-        self.spent = 0.0  # by earlier processes
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Those of earlier processes and of this one."""
-        return round(self.spent + time.monotonic() - self.started, 1)
 
 
 def is_finished(asked: Request, folder: RunDir) -> bool:
@@ -129,7 +122,7 @@ def scored(
     """The result record of a run; empty when it was asked not to score."""
     if asked.protocol is None:
         return {}
-    folder.set_status("scoring", seconds=clock.seconds)
+    on_first(lambda: folder.set_status("scoring", seconds=clock.seconds))
     with stoppable("scoring"):
         return score_run(
             original,
@@ -201,26 +194,19 @@ def load_side(source: str, vae: str, device: torch.device) -> DiT:
 def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
-    if (folder.model_dir / "model_index.json").exists():
+    if on_first((folder.model_dir / "model_index.json").exists):
         return load(folder.model_dir, device=device), load_original(config, device=device)
-    if folder.checkpoint_path.exists():
-        folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
-    else:
-        folder.metrics_path.unlink(missing_ok=True)
-
-    folder.set_status("erasing", seconds=clock.seconds)
+    on_first(lambda: begin(config, folder, clock))
     erased = run_erasure(
         config,
         cache_dir=cache_dir(),
         checkpoint_path=folder.checkpoint_path,
-        log=folder.log,
+        log=folder.log if is_first() else lambda line: None,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
         diverged=lambda model: keep(model, model.provenance, config, folder.last_good_dir, diverged=True),
         scorer=EarlyStopScore(config, asked.protocol, asked.judges),
         device=device,
         progress=progress,
     )
-    folder.keep_masks(erased.masks)
-    keep(erased.model, erased.original.provenance, config, folder.model_dir)
-    folder.checkpoint_path.unlink(missing_ok=True)
+    erased.model.provenance = on_first(lambda: keep_erased(erased, config, folder))
     return erased.model, erased.original

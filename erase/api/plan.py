@@ -12,6 +12,7 @@ from eval.protocol import Protocol
 from pipelines.classes import ClassNames
 from pipelines.embedding import tie_embedders, untied_state_dict
 from pipelines.files import read_json
+from pipelines.launcher import num_launched
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.posterior import PosteriorRecipe, posterior_flops
 from pipelines.provenance import earlier_classes
@@ -56,6 +57,7 @@ def count(
         "optimizers": config.engine.optimizers,
         "data": config.data,
         "device": str(device),
+        "processes": num_launched(),
         "steps": config.engine.steps if method.trains else 0,
         "needs": sorted(method.needs),
         "trainable_weights": trainable,
@@ -63,7 +65,7 @@ def count(
         "tflop": sum(flops.values()) / 1e12,
         "memory": {phase.name: {**phase.parts, "total": phase.total} for phase in memory},
         "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
-        "seconds": {name: value / speed for name, value in flops.items()},
+        "seconds": {name: value / speed / num_launched() for name, value in flops.items()},
     }
 
 
@@ -215,8 +217,10 @@ def measured_flops(device: torch.device) -> float:
 def text(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     rows = ", ".join(f"{name} {value:,}" for name, value in plan["rows"].items())
+    alone, device = plan["processes"] == 1, plan["device"]
+    where = device if alone else f"{plan['processes']} processes, the first on {device}"
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in plan["seconds"].items() if value)
-    total = f"about {duration(sum(plan['seconds'].values()))} on {plan['device']} ({plan['tflop']:.1f} TFLOP)"
+    total = f"about {duration(sum(plan['seconds'].values()))} on {where} ({plan['tflop']:.1f} TFLOP)"
     disk = ", ".join(f"{name} {gib(value)}" for name, value in plan["disk"].items() if value)
     return "\n".join(
         [

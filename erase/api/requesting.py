@@ -11,12 +11,13 @@ import torch
 from eval.protocol import Protocol, named
 from pipelines.errors import UsageError
 from pipelines.model_source import classifier_dir
+from pipelines.ranks import check_same, on_first, shared_errors
 
 from ..config import ErasureConfig
 from ..configure import DEFAULT_METHOD, configure
 from ..rundir import RunDir
 from . import plan
-from .devices import pick_device
+from .devices import check_ranks, pick_device
 from .judging import Judges, check_scoring
 from .watching import Neighbours, choose_neighbours
 
@@ -56,26 +57,34 @@ def request(
     memory: str = "auto",
 ) -> Request:
     """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
-    config = configure(model, classes, method=method, preset=preset, data=data, options=options)
-    where, notes = pick_device(device), ()
+    with shared_errors():
+        config = configure(model, classes, method=method, preset=preset, data=data, options=options)
+        where, picked = pick_device(device), pick_protocol(protocol, model)
+        check_ranks(config.engine)
+        watched = choose_neighbours(model, config.forget_classes, neighbours, protocol=picked)
+        judges = Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched)
+        check_scoring(picked, model, judges, stop_below=config.engine.stop_below)
+    check_same({"configuration": config.hash, "--output": str(output_dir), "--protocol": str(picked)})
+    config, notes = fitted(config, where, memory, given=options or {})
+    folder = Path(output_dir) if output_dir else default_output(config)
+    with shared_errors():
+        RunDir(folder).check(config)
+    return Request(config=config, output_dir=folder, protocol=picked, judges=judges, device=where, notes=notes)
+
+
+def fitted(
+    config: ErasureConfig, device: torch.device, memory: str, *, given: Mapping[str, Any]
+) -> tuple[ErasureConfig, tuple[str, ...]]:
+    """The configuration after ``memory`` has had its say, and what was decided; settings in ``given`` stay.
+
+    Of several processes the first decides for all.
+    """
     if memory not in ("auto", "fixed"):
         raise UsageError(f"--memory {memory!r} is not one of auto, fixed")
-    if memory == "auto":
-        config, sentence = plan.fit(config, where, fixed=options or {})
-        notes = (sentence,) if sentence else ()
-    picked = pick_protocol(protocol, model)
-    watched = choose_neighbours(model, config.forget_classes, neighbours, protocol=picked)
-    found = Request(
-        config=config,
-        output_dir=Path(output_dir) if output_dir else default_output(config),
-        protocol=picked,
-        judges=Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched),
-        device=where,
-        notes=notes,
-    )
-    check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
-    RunDir(found.output_dir).check(config)
-    return found
+    if memory == "fixed":
+        return config, ()
+    found, sentence = on_first(lambda: plan.fit(config, device, fixed=given))
+    return found, (sentence,) if sentence else ()
 
 
 def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:

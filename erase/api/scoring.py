@@ -17,6 +17,7 @@ from pipelines.classifier import Classifier, load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
 from pipelines.provenance import erased_classes
+from pipelines.ranks import on_first
 from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
@@ -43,8 +44,8 @@ def score_run(
 
     Scores that are there for the same protocol and reference are read instead of made again.
     """
-    record = kept_record(folder, protocol, judges)
-    if record is not None and folder.report_path.exists():
+    record = on_first(lambda: kept_record(folder, protocol, judges) if folder.report_path.exists() else None)
+    if record is not None:
         return record
     models = {"original": original, "erased": erased}
     scorer = protocol_scorer(original, protocol, judges)
@@ -56,7 +57,7 @@ def score_run(
     record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
     record["config"] = config.as_dict()
 
-    write_record(record, folder.results_path)
+    on_first(lambda: write_record(record, folder.results_path))
     show(models, record, {PROBE: found}, config, folder, protocol=protocol, command=command)
     return record
 
@@ -74,18 +75,22 @@ def show(
     """Pictures on the noise that the scores saw, and the report."""
     shown = pictured_classes(record)
     samples = draw_samples(models, shown, protocol=protocol)
-    for name, picture in (("before", samples["original"]), ("after", samples["erased"])):
-        save_png(grid(picture.flatten(0, 1), columns=picture.shape[1], scale=2), folder.samples_dir / f"{name}.png")
-    write_report(
-        folder.report_path,
-        record,
-        samples=samples,
-        sampled_classes=shown,
-        history=folder.read_metrics(),
-        command=command,
-        facts=facts_of(config),
-        probes=found,
-    )
+
+    def write() -> None:
+        for name, picture in (("before", samples["original"]), ("after", samples["erased"])):
+            save_png(grid(picture.flatten(0, 1), columns=picture.shape[1], scale=2), folder.samples_dir / f"{name}.png")
+        write_report(
+            folder.report_path,
+            record,
+            samples=samples,
+            sampled_classes=shown,
+            history=folder.read_metrics(),
+            command=command,
+            facts=facts_of(config),
+            probes=found,
+        )
+
+    on_first(write)
 
 
 def kept_record(folder: RunDir, protocol: Protocol, judges: Judges) -> dict[str, Any] | None:
@@ -188,6 +193,6 @@ def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, f
     """A picture of the erased classes at one step, below ``samples/``."""
     settings = protocol.sampler_settings() if protocol else EARLY_STOP_SAMPLER
     requests = [(label, number) for label in config.forget_classes[:4] for number in range(8)]
-    path = folder.samples_dir / f"step-{step:06d}.png"
-    save_png(grid(generate_all(model, requests, settings), columns=8, scale=2), path)
+    path, images = folder.samples_dir / f"step-{step:06d}.png", generate_all(model, requests, settings)
+    on_first(lambda: save_png(grid(images, columns=8, scale=2), path))
     return path

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from pipelines.errors import DivergedError, GateFailedError, InterruptedRun, MissingError, UsageError
+from pipelines.errors import (
+    TOLD,
+    DivergedError,
+    GateFailedError,
+    InterruptedRun,
+    LostProcessError,
+    MissingError,
+    UsageError,
+)
+from pipelines.launcher import launched_rank, num_launched
 
 COMMANDS = {
     "demo": "erase.cli.demo:demo",
@@ -26,7 +35,15 @@ COMMANDS = {
     "pretrain": "erase.cli.pretrain:pretrain",
     "doctor": "erase.cli.inform:doctor",
 }
-EXIT_CODES = {UsageError: 2, GateFailedError: 3, MissingError: 4, DivergedError: 5, InterruptedRun: 75}
+SHARED = ("run",)  # the commands that several processes of one launch can share
+EXIT_CODES = {
+    UsageError: 2,
+    GateFailedError: 3,
+    MissingError: 4,
+    DivergedError: 5,
+    InterruptedRun: 75,
+    LostProcessError: 1,
+}
 
 
 class LazyGroup(click.Group):
@@ -53,6 +70,9 @@ def cli() -> None:
     erase demo                      the whole story on the embedded digits model
     erase run "golden retriever"    erase from facebook/DiT-XL-2-256 (--model names another)
     """
+    command = click.get_current_context().invoked_subcommand
+    if num_launched() > 1 and command not in SHARED:
+        raise click.UsageError(f"`erase {command}` is the work of one process and {num_launched()} were launched")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,19 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cli(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="erase", standalone_mode=False)
     except tuple(EXIT_CODES) as error:
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        fail(str(error), code)
+        fail(str(error), code, told=launched_rank() > 0 and is_known_to_first(error))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        fail(error.format_message(), 2)
+        fail(error.format_message(), 2, told=launched_rank() > 0)
     except (KeyboardInterrupt, click.Abort):
-        fail("stopped", 130)
+        fail("stopped", 130, told=launched_rank() > 0)
 
 
-def fail(sentence: str, code: int) -> None:
-    """Print one error and exit."""
-    click.echo(f"error: {sentence}", err=True)
+def is_known_to_first(error: Exception) -> bool:
+    """Whether the first process of a launch has an error too; one of a value or a file may be this process's own."""
+    return not isinstance(error, (UsageError, MissingError)) or TOLD in getattr(error, "__notes__", ())
+
+
+def fail(sentence: str, code: int, *, told: bool) -> None:
+    """Print one error, unless another process has ``told`` it, and exit."""
+    if not told:
+        click.echo(f"error: {sentence}", err=True)
     sys.exit(code)
 
 

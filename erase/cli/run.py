@@ -1,6 +1,7 @@
 """``erase run``: erase classes, score before and after, write the run directory."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,31 +53,39 @@ def run(
     from erase import api
     from erase.api import plan
     from erase.api.probing import hold_gates
+    from pipelines.ranks import is_first, joined, on_first, shared_errors
+
+    with joined():
+        with shared_errors():
+            named, options, gates = parsed(arguments, gate)
+        asked = api.request(
+            model, [*named, *also], options=options, neighbours=neighbours, output_dir=output, device=device,
+            **given_request(), **given_judges(),
+        )  # fmt: skip
+        if dry_run:
+            on_first(asked.tell)
+            panel = asked.judges.neighbours
+            counted = on_first(lambda: plan.count(asked.config, asked.protocol, asked.device, neighbours=panel))
+            if is_first():
+                print_json(counted) if as_json else click.echo(plan.text(counted))
+            return
+        on_first(lambda: plan.tell(asked.config, asked.judges.neighbours))
+        result = api.execute(asked, command=shown_command(), progress=True)
+        if is_first():
+            print_json(result.summary()) if as_json else click.echo(result.text())
+        on_first(lambda: hold_gates(result, gates, device=device, progress=True))
+
+
+def parsed(arguments: Sequence[str], gate: str | None) -> tuple[list[str], dict[str, Any], list["Gate"]]:
+    """Classes, options and gates of a command line (``UsageError``)."""
+    from erase import api
     from erase.method import method_class
 
     request = given_request()
     gates = [] if gate is None else scored_gates(gate, request.get("protocol"))
     classes, method_options = split_arguments(arguments)
     kind = method_class(request.get("method", api.DEFAULT_METHOD))
-    asked = api.request(
-        model,
-        [*classes, *also],
-        options={**given_settings(), **typed(method_options, kind)},
-        neighbours=neighbours,
-        output_dir=output,
-        device=device,
-        **request,
-        **given_judges(),
-    )
-    if dry_run:
-        asked.tell()
-        counted = plan.count(asked.config, asked.protocol, asked.device, neighbours=asked.judges.neighbours)
-        print_json(counted) if as_json else click.echo(plan.text(counted))
-        return
-    plan.tell(asked.config, asked.judges.neighbours)
-    result = api.execute(asked, command=shown_command(), progress=True)
-    print_json(result.summary()) if as_json else click.echo(result.text())
-    hold_gates(result, gates, device=device, progress=True)
+    return classes, {**given_settings(), **typed(method_options, kind)}, gates
 
 
 def scored_gates(text: str, protocol: str | None) -> "list[Gate]":

@@ -30,9 +30,8 @@ class RandomLabel(DenoisingMethod):
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(x0, c') with c' uniform over the retained classes, one draw per sample."""
         retained = torch.tensor(workspace.retained_classes)
-        size = (len(batch.noised.class_labels),)
-        drawn = retained[torch.randint(len(retained), size, generator=batch.generator("random labels"))]
-        labels = batch.noised.class_labels
+        choices = torch.randint(len(retained), (batch.total,), generator=batch.generator("random labels"))
+        drawn, labels = batch.rows_of(retained[choices]), batch.noised.class_labels
         dropped = labels == workspace.model.null_class
         relabelled = batch.noised.relabelled(torch.where(dropped, labels, drawn.to(labels.device)))
         loss, plain = self.per_sample(workspace, Batch(relabelled, batch.seed))

@@ -121,8 +121,10 @@ class RetainPosterior(Method):
         """One retained label (B,) per sample: the replacement for erased rows, a posterior draw for the others."""
         noised = batch.noised
         probabilities = workspace.posterior.retained(noised, workspace.removed_classes).cpu()
-        drawn = torch.multinomial(probabilities, 1, generator=batch.generator("posterior draw"))[:, 0]
-        drawn = drawn.to(noised.class_labels.device)
+        # The race of exponential variables that torch.multinomial runs, for the whole batch.
+        times = torch.empty(batch.total, probabilities.shape[1], dtype=probabilities.dtype)
+        times.exponential_(generator=batch.generator("posterior draw"))
+        drawn = (probabilities / batch.rows_of(times)).argmax(dim=1).to(noised.class_labels.device)
         if self.replacement != "posterior":
             for class_label in workspace.forget_classes:
                 replacement = self.replacement_of(workspace, class_label)

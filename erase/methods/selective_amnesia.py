@@ -15,9 +15,11 @@ from torch import Tensor
 
 from pipelines.diffusion import draw_noise
 from pipelines.errors import UsageError
+from pipelines.ranks import in_parts, sum_over_ranks
 
 from ..config import check_at_least, option
 from ..method import DenoisingMethod
+from ..optimizers import loss_gradients
 from ..task import Loss
 from ..workspace import Batch, Workspace
 
@@ -66,8 +68,9 @@ class SelectiveAmnesia(DenoisingMethod):
         else:
             size = workspace.model.image_size
             pixels = torch.randint(256, (shape[0], 3, size, size), generator=draws, dtype=torch.uint8)
-            mean, std = workspace.model.encode(pixels)
-            latents = mean.cpu() + std.cpu() * torch.randn(shape, generator=draws)
+            encoded = in_parts(lambda mine: torch.stack(workspace.model.encode(mine), dim=1), pixels)
+            mean, std = encoded.cpu().unbind(dim=1)
+            latents = mean + std * torch.randn(shape, generator=draws)
         latents, labels = latents.to(workspace.model.device), batch.noised.class_labels
         return Batch(draw_noise(workspace.model.noise_schedule, latents, labels, generator=draws), batch.seed)
 
@@ -82,16 +85,18 @@ class SelectiveAmnesia(DenoisingMethod):
         if self.ewc_weight:
             return Loss(loss.objective + self.ewc_weight * elastic_penalty(workspace), loss.denoising)
         if self.ewc_ratio:
-            return Loss(self.with_ratio(workspace, loss.objective), loss.denoising)
+            return Loss(self.with_ratio(workspace, loss.objective, batch), loss.denoising)
         return loss
 
-    def with_ratio(self, workspace: Workspace, objective: Tensor) -> Tensor:
+    def with_ratio(self, workspace: Workspace, objective: Tensor, batch: Batch) -> Tensor:
         """An objective with the gradient of ``objective`` plus a penalty of ``ewc_ratio`` times its norm.
 
         Linear in the weights: only its gradient means anything. At theta* the penalty has no gradient and adds none.
+        The norm is that of the whole batch's gradient.
         """
         weights = list(workspace.model.transformer.parameters())
-        loss_gradient = torch.autograd.grad(objective, weights)
+        loss_gradient = loss_gradients(batch.share * objective, weights)
+        sum_over_ranks(loss_gradient)
         penalty_gradient = torch.autograd.grad(elastic_penalty(workspace), weights)
         loss_norm, penalty_norm = (norm_of(gradient) for gradient in (loss_gradient, penalty_gradient))
         weight = torch.where(penalty_norm > 0, self.ewc_ratio * loss_norm / penalty_norm, 0.0)

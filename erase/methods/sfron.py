@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipelines.errors import UsageError
+from pipelines.ranks import sum_over_ranks
 
 from ..config import option
 from ..evidence import fisher_ratio_mask
@@ -54,10 +55,15 @@ class SFRon(DenoisingMethod):
         return 0.5
 
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
-        """-sum_n w_n L_n, w_n = L_n^-lambda / sum_m L_m^-lambda without gradient (equation 13)."""
+        """-sum_n w_n L_n, w_n = L_n^-lambda / sum_m L_m^-lambda without gradient (equation 13).
+
+        The sum over m is that of the whole batch; a mean over a part of it is weighted by the part's share.
+        """
         loss, plain = self.per_sample(workspace, batch)
         weights = loss.detach().clamp(min=1e-8).pow(-self.weight_power)
-        weights = weights / weights.sum()
+        total = weights.sum()
+        sum_over_ranks([total])
+        weights = weights / (total * batch.share)
         return Loss(-(weights * loss).sum(), plain)
 
     def masks(self, workspace: Workspace) -> PhaseMasks:
