@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.errors import UsageError
+from pipelines.files import check_output
 
 from . import print_json
 from .options import given_judges, judge_options
@@ -31,8 +31,8 @@ def score(
     as_json: bool,
 ) -> None:
     """Score MODEL against its original on identical noise; a run of this tool knows its CLASS... and its original."""
-    if output and not Path(output).absolute().parent.is_dir():
-        raise UsageError(f"--output {output} lies in a folder that does not exist")
+    if output:
+        check_output(Path(output))
     from erase.api import evaluate
     from eval.evaluate import write_record
     from eval.words import headline, ordered_keys, sentence
