@@ -29,15 +29,16 @@ def check_forget_classes(forget_classes: Sequence[int], num_classes: int) -> Non
         raise UsageError("every class of the model is a forget class: nothing is left to retain")
 
 
+def forget_requests(first_seed: int, forget_classes: Sequence[int], *, num_images: int) -> list[Request]:
+    """The first images of each forget class, the classes in turn."""
+    return [(label, image_seed(first_seed, label, number)) for number in range(num_images) for label in forget_classes]
+
+
 def plan_requests(protocol: Protocol, *, num_classes: int, forget_classes: Sequence[int]) -> list[Request]:
     """Every image of an evaluation, forget classes first; classes take turns, so that any prefix is balanced."""
     check_forget_classes(forget_classes, num_classes)
     first = protocol.first_seed
-    forget = [
-        (label, image_seed(first, label, number))
-        for number in range(protocol.num_forget_images)
-        for label in forget_classes
-    ]
+    forget = forget_requests(first, forget_classes, num_images=protocol.num_forget_images)
     drawn: dict[int, int] = {}
     retain = []
     for label in retained_labels(protocol, num_classes=num_classes, forget_classes=forget_classes):
