@@ -60,7 +60,7 @@ class EngineConfig:
     )
     divergence_factor: float = option(10.0, "stop when the retain probe loss exceeds this multiple of its start")
     stop_below: float = option(
-        0.0, "stop early with forget accuracy at or below this share, at the best retain accuracy; 0 never"
+        0.0, "stop early with forget accuracy at or below this share (see --stop-classifier); 0 never"
     )
     stop_every: int = option(50, "outer steps between two early-stop checks")
     log_every: int = option(10, "outer steps between two log lines")
@@ -202,8 +202,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 # Fields of ErasureConfig that a user sets by their own name.
 OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
-               "fisher_samples", "replay_per_class")  # fmt: skip
-UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0}
+               "fisher_samples", "replay_per_class", "stop_classifier")  # fmt: skip
+UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
+          "stop_classifier": ""}  # fmt: skip
 WATCHING = ("log_every", "checkpoint_every", "preview_every")  # settings that leave the weights as they are
 
 
@@ -224,6 +225,10 @@ class ErasureConfig:
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     replay_per_class: int = option(100, "replayed samples of each class")
     fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
+    stop_classifier: str = option(
+        "",
+        "judge of --stop-below, not the one that scores: timm model, NAME:WEIGHTS or folder; else made from the data",
+    )
     seed: int = option(0, "seed of every random draw")
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ def unlike(one: Condition, other: Condition) -> bool:
     return replace(one, name=other.name) != other
 
 
-def sweep(
+def sweep_rows(
     models: Mapping[str, DiT],
     *,
     forget_classes: Sequence[int],

@@ -8,22 +8,27 @@ from typing import Any
 
 import torch
 
-from eval.protocol import Protocol, named
-from pipelines.errors import DivergedError, InterruptedRun, UsageError
+from eval.protocol import Protocol
+from pipelines.errors import DivergedError, InterruptedRun
 from pipelines.model import DiT, load, save
-from pipelines.model_source import check_model, classifier_dir, load_classes, original_path, read_provenance
+from pipelines.model_source import check_model
 
 from ..card import model_card
 from ..checkpoint import checkpoint_step
-from ..config import ErasureConfig, erasure_from_dict
+from ..config import ErasureConfig
 from ..configure import DEFAULT_METHOD, configure
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir
 from .devices import pick_device
-from .judging import Judges, check_scoring, protocol_scorer, try_judges
+from .evaluating import evaluate
+from .judging import Judges, check_scoring, find_classifier, pick_protocol, protocol_scorer, try_judges
+from .redrawing import redraw
 from .result import Result
-from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
+from .scoring import kept_record, preview_grid, score_run
+from .stopping import FLAG, EarlyStopScore, early_stop_score
+
+__all__ = ["DEFAULT_METHOD", "Request", "evaluate", "execute", "python_call", "request", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,9 @@ def request(
         judges=Judges(reference=reference, classifier=classifier, inception=inception),
         device=pick_device(device),
     )
-    check_scoring(found.protocol, model, found.judges, stop_below=config.engine.stop_below)
+    check_scoring(found.protocol, model, found.judges)
+    if config.stop_classifier:
+        find_classifier(config.stop_classifier, flag=FLAG)
     RunDir(found.output_dir).check(config)
     return found
 
@@ -123,10 +130,11 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     folder, clock = RunDir(asked.output_dir), Clock()
     check_model(asked.config.model, vae=asked.config.vae)
     try_judges(asked.protocol, asked.judges)
+    scorer = stop_scorer(asked, folder, progress=progress)
     folder.claim(asked.config)
     clock.spent, repeated = folder.seconds, is_finished(asked, folder)
     try:
-        erased, original = erased_model(asked, folder, clock, progress=progress)
+        erased, original = erased_model(asked, folder, clock, scorer=scorer, progress=progress)
         record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
     except (DivergedError, InterruptedRun) as error:
         state = "diverged" if isinstance(error, DivergedError) else "interrupted"
@@ -158,6 +166,14 @@ class Clock:
         return round(self.spent + time.monotonic() - self.started, 1)
 
 
+def stop_scorer(asked: Request, folder: RunDir, *, progress: bool) -> EarlyStopScore | None:
+    """What scores the weights in between; None for a run that never stops early or is erased already."""
+    if not asked.config.engine.stop_below or folder.is_erased:
+        return None
+    with stoppable("preparing"):
+        return early_stop_score(asked.config, asked.protocol, asked.judges, device=asked.device, progress=progress)
+
+
 def is_finished(asked: Request, folder: RunDir) -> bool:
     """Whether everything that was asked for is there already."""
     unscored = asked.protocol is None
@@ -167,11 +183,22 @@ def is_finished(asked: Request, folder: RunDir) -> bool:
 def scored(
     original: DiT, erased: DiT, asked: Request, folder: RunDir, clock: Clock, *, command: str, progress: bool
 ) -> dict[str, Any]:
-    """The result record of a run; empty when it was asked not to score."""
+    """The result record of a run; empty when it was asked not to score.
+
+    Scores that are there for the same protocol and reference are read; a report that is missing is drawn from them.
+    """
     if asked.protocol is None:
         return {}
+    record = kept_record(folder, asked.protocol, asked.judges)
+    if record is not None and folder.report_path.exists():
+        return record
     folder.set_status("scoring", seconds=clock.seconds)
     with stoppable("scoring"):
+        if record is not None:
+            models = {"original": original, "erased": erased}
+            scorer = protocol_scorer(original, asked.protocol, asked.judges)
+            redraw(models, record, asked.config, folder, protocol=asked.protocol, scorer=scorer, command=command)
+            return record
         return score_run(
             original,
             erased,
@@ -184,64 +211,12 @@ def scored(
         )
 
 
-def evaluate(
-    model: str,
-    *classes: str | int,
-    original: str = "",
-    vae: str = "",
-    protocol: str | Protocol | None = None,
-    reference: str | None = None,
-    classifier: str | None = None,
-    inception: str | None = None,
-    device: str = "auto",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """The result record of an erased model (run directory, folder, hub id or checkpoint) against its original.
-
-    Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
-    """
-    config, given = erasure_of(model, classes, original), bool(original)
-    original = original or config.model
-    if vae and not (original_path(original) or original_path(model)):
-        raise UsageError(f"--vae {vae} has no effect: neither model is an original checkpoint")
-    names = load_classes(original)
-    forget_classes = tuple(names.resolve(query) for query in classes) or config.forget_classes
-    found, where = pick_protocol(protocol or None, original), pick_device(device)
-    if found is None:
-        raise UsageError("--protocol none leaves nothing to evaluate")
-    judges = Judges(reference=reference, classifier=classifier, inception=inception)
-    check_scoring(found, original, judges, stop_below=0)
-    models = {
-        "original": load_original(config, device=where) if config and not given else load_side(original, vae, where),
-        "erased": load_side(model, vae, where),
-    }
-    return score_models(
-        models,
-        forget_classes,
-        protocol=found,
-        scorer=protocol_scorer(models["original"], found, judges),
-        judges=judges,
-        progress=progress,
-    )
-
-
-def erasure_of(model: str, classes: Sequence[str | int], original: str) -> ErasureConfig | None:
-    """How a model was erased, if its files say; without, classes and original must be named (``UsageError``)."""
-    made = read_provenance(model).get("erased")
-    if not made and not (original and classes):
-        raise UsageError(f"{model} does not say what it was erased from: name its classes and --original")
-    return erasure_from_dict(made) if made else None
-
-
-def load_side(source: str, vae: str, device: torch.device) -> DiT:
-    """A model, with the named VAE where it is a checkpoint that has none."""
-    return load(source, vae=vae if original_path(source) else "", device=device)
-
-
-def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool) -> tuple[DiT, DiT]:
+def erased_model(
+    asked: Request, folder: RunDir, clock: Clock, *, scorer: EarlyStopScore | None, progress: bool
+) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
-    if (folder.model_dir / "model_index.json").exists():
+    if folder.is_erased:
         return load(folder.model_dir, device=device), load_original(config, device=device)
     if folder.checkpoint_path.exists():
         folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
@@ -256,7 +231,7 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
         log=folder.log,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
         diverged=lambda model: save(model, folder.last_good_dir, card=model_card(model, config)),
-        scorer=EarlyStopScore(config, asked.protocol, asked.judges),
+        scorer=scorer,
         device=device,
         progress=progress,
     )
@@ -265,17 +240,6 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
     save(erased.model, folder.model_dir, card=model_card(erased.model, config))
     folder.checkpoint_path.unlink(missing_ok=True)
     return erased.model, erased.original
-
-
-def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:
-    """A protocol by name; by default ``small`` for a model that ships its own classifier, else ``quick``."""
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol == "none":
-        return None
-    if protocol is None:
-        protocol = "small" if classifier_dir(model) else "quick"
-    return named(protocol)
 
 
 def default_output(config: ErasureConfig) -> Path:

@@ -31,7 +31,7 @@ def export(run: str | Path, output: str | Path, *, form: str) -> Path:
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
     check_output(path, suffixes=suffixes[form], reason=f" for --format {form}")
-    if not (folder.model_dir / "model_index.json").exists():
+    if not folder.is_erased:
         raise MissingError(f"{folder.path} is not finished: repeat its command first")
     erased = load(folder.model_dir)
     if form == "original":

@@ -43,7 +43,8 @@ def count(config: ErasureConfig, protocol: Protocol | None, device: torch.device
     fishers = sum(need.endswith("fisher") for need in method.needs)
     copies = 2 + 2 * states + ("reference_model" in method.needs) + fishers
     total_flops = (sum(rows.values()) + scored) * row_flops
-    if "posterior" in method.needs:
+    stops = config.engine.stop_below > 0 and not config.stop_classifier
+    if "posterior" in method.needs or stops:
         shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
         total_flops += posterior_flops(shape, len(names), PosteriorRecipe())
     return {

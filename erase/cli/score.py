@@ -1,13 +1,15 @@
 """``erase eval`` and ``erase compare``: scores of any erased model, and tables of several runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipelines.files import check_output
 
 from . import print_json
-from .options import given_judges, judge_options
+from .options import given_judges, judge_options, table
 
 
 @click.command(name="eval", short_help="Score an erased model against its original.")
@@ -17,6 +19,11 @@ from .options import given_judges, judge_options
 @click.option("--vae", default="", help="VAE of original checkpoints: folder or hub id")
 @click.option("--protocol", default=None, help="paper, full, quick or small [default: by the model]")
 @judge_options
+@click.option("--sweep", is_flag=True, help="also forget accuracy under other guidance, samplers, steps and precisions")
+@click.option("--sweep-images", type=click.IntRange(1), default=100, help="of each class and condition [default: 100]")
+@click.option(
+    "--second-classifier", default="", help="a further judge in the sweep: timm model, NAME:WEIGHTS or folder"
+)
 @click.option("--output", type=click.Path(), default=None, help="also write the record to this JSON file")
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
@@ -26,6 +33,9 @@ def score(
     original: str,
     vae: str,
     protocol: str | None,
+    sweep: bool,
+    sweep_images: int,
+    second_classifier: str,
     output: str | None,
     device: str,
     as_json: bool,
@@ -35,7 +45,6 @@ def score(
         check_output(Path(output))
     from erase.api import evaluate
     from eval.evaluate import write_record
-    from eval.words import headline, ordered_keys, sentence
 
     record = evaluate(
         model,
@@ -43,16 +52,39 @@ def score(
         original=original,
         vae=vae,
         protocol=protocol,
+        sweep=sweep,
+        sweep_images=sweep_images,
+        second_classifier=second_classifier,
         device=device,
         progress=True,
         **given_judges(),
     )
     if output:
         write_record(record, Path(output))
-    if as_json:
-        print_json(record)
-    else:
-        click.echo("\n".join([headline(record), *(f"  {sentence(key, record)}" for key in ordered_keys(record))]))
+    print_json(record) if as_json else click.echo(in_words(record))
+
+
+def in_words(record: Mapping[str, Any]) -> str:
+    """A record for a terminal: every score in a sentence and, where there is a sweep, its table."""
+    from eval.sweep import outcome, sweep_table
+    from eval.words import headline, ordered_keys, sentence
+
+    lines = [headline(record), *(f"  {sentence(key, record)}" for key in ordered_keys(record))]
+    if record.get("sweep"):
+        rows = [
+            (
+                row["condition"],
+                row["erased"],
+                row["interval"],
+                *row["others"],
+                row["original"],
+                "<" if row["worst"] else "",
+            )
+            for row in sweep_table(record["sweep"])
+        ]
+        header = ("condition", "erased", "95 % interval", "top 5", "probability", "original", "")
+        lines += ["", table(rows, header), outcome(record["sweep"])]
+    return "\n".join(lines)
 
 
 @click.command(short_help="Put several runs into one table.")

@@ -9,7 +9,7 @@ import torch
 from eval import sweep as sweeping
 from eval.evaluate import evaluate
 from eval.report import Report, render_report
-from eval.sweep import as_int8, conditions, in_precision, outcome, sweep, sweep_table, worst
+from eval.sweep import as_int8, conditions, in_precision, outcome, sweep_rows, sweep_table, worst
 from pipelines.diffusion import NoiseSchedule
 from pipelines.errors import UsageError
 from pipelines.sampler import SamplerSettings
@@ -28,7 +28,7 @@ def swept(toy, original, erased, protocol, monkeypatch):
     def make(**others):
         models = {"original": original, "erased": others.pop("erased", erased)}
         given = {"forget_classes": [3], "protocol": protocol, "scorer": toy.scorer, "num_images": 6, **others}
-        return list(sweep(models, **given))
+        return list(sweep_rows(models, **given))
 
     return make
 

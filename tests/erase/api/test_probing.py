@@ -1,12 +1,8 @@
 """Probing a scored run: every attack beside its controls, nothing attacked twice, nothing lost, gates."""
 
 import dataclasses
-import shutil
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from erase.api import probing, run
 from erase.api.probing import hold_gates, probe
@@ -14,7 +10,6 @@ from eval import probe as eval_probe
 from eval.gates import parse_gates
 from eval.probe import AMOUNTS, probe_names
 from eval.protocol import named
-from pipelines.classifier import build_classifier, save_classifier
 from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import read_json
 
@@ -23,29 +18,6 @@ SHORT = dataclasses.replace(
     AMOUNTS["quick"], screening_images=2, inversion_steps=(2, 3), inversion_images=4, relearning_steps=(1, 2),
     relearning_images=3, retained_images=6,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def judged_model(tiny_folder, tmp_path_factory):
-    """The tiny model with a classifier of its own."""
-    folder = tmp_path_factory.mktemp("judged") / "model"
-    shutil.copytree(tiny_folder, folder)
-    torch.manual_seed(0)
-    network = build_classifier("test_resnet", num_classes=10, input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    save_classifier(network, folder / "classifier")
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Three pictures of each class."""
-    folder = tmp_path_factory.mktemp("pictures")
-    draws = np.random.default_rng(0)
-    for name in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"):
-        (folder / name).mkdir()
-        for number in range(3):
-            Image.fromarray(draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / name / f"{number}.png")
-    return str(folder)
 
 
 @pytest.fixture
