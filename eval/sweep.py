@@ -158,7 +158,10 @@ def as_int8(weight: Tensor) -> Tensor:
 
 
 def worst(rows: Sequence[Mapping[str, Any]], model: str = "erased") -> Mapping[str, Any]:
-    """The row under which a model is recognised most often; of equal ones the first."""
+    """The row under which a model is recognised most often; of equal ones the first.
+
+    The largest of several noisy shares lies above the true largest on average: read it with its interval.
+    """
     return max(rows, key=lambda row: row[model][METRIC]["value"])
 
 
