@@ -66,7 +66,7 @@ class EngineConfig:
     )
     divergence_factor: float = option(10.0, "stop when the retain probe loss exceeds this multiple of its start")
     stop_below: float = option(
-        0.0, "stop early with forget accuracy at or below this share, at the best retain accuracy; 0 never"
+        0.0, "stop early with forget accuracy at or below this share (see --stop-classifier); 0 never"
     )
     stop_every: int = option(50, "outer steps between two early-stop checks")
     diagnostics: bool = option(
@@ -220,10 +220,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 # Fields of ErasureConfig that a user sets by their own name.
 OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
-               "fisher_samples", "replay_per_class", "replay_guidance", "replay_confidence")  # fmt: skip
+               "fisher_samples", "replay_per_class", "replay_guidance", "replay_confidence",
+               "stop_classifier")  # fmt: skip
 # Values that say nothing: a configuration from before the setting existed has the same identity.
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
-          "replay_guidance": 1.0, "replay_confidence": 0.0, "forget_moments": "full",
+          "replay_guidance": 1.0, "replay_confidence": 0.0, "stop_classifier": "", "forget_moments": "full",
           "retain_moments": "full"}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
@@ -252,6 +253,10 @@ class ErasureConfig:
         0.0, "replay only samples to which the model's own classifier gives their class with at least this probability"
     )
     fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
+    stop_classifier: str = option(
+        "",
+        "judge of --stop-below, not the one that scores: timm model, NAME:WEIGHTS or folder; else made from the data",
+    )
     seed: int = option(0, "seed of every random draw")
 
     def __post_init__(self) -> None:

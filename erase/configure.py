@@ -15,6 +15,7 @@ from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, t
 from .method import Method, method_class
 
 DEFAULT_METHOD = "retain_posterior"
+NO_STOP = "without --stop-below nothing stops early"
 # Other flags of `erase run`.
 COMMON = ("model", "method", "preset", "data", "memory", "protocol", "reference", "classifier", "inception",
           "neighbours", "also", "gate", "output", "device", "json", "dry_run")  # fmt: skip
@@ -79,7 +80,7 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
         useless = (*to_dict(config.engine), "precision", "gradient_checkpointing")
         reasons = dict.fromkeys(useless, f"method {config.method} takes no steps of the engine")
     if not config.engine.stop_below:
-        reasons.setdefault("stop_every", "without --stop-below nothing stops early")
+        reasons |= {name: reasons.get(name, NO_STOP) for name in ("stop_every", "stop_classifier")}
     if not any(need.endswith("fisher") for need in method.needs):
         reasons["fisher_samples"] = f"method {config.method} needs no Fisher diagonal"
     if method.mask_density == 1:

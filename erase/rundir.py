@@ -78,6 +78,11 @@ class RunDir:
         write_json({"state": state, "reason": reason, "seconds": seconds}, self.path / "status.json")
 
     @property
+    def is_erased(self) -> bool:
+        """Whether the erased model is there."""
+        return (self.model_dir / "model_index.json").exists()
+
+    @property
     def state(self) -> str:
         """The recorded state; ``new`` without one."""
         path = self.path / "status.json"

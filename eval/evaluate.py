@@ -15,14 +15,13 @@ from pipelines.model import DiT
 from pipelines.versions import versions
 
 from .features import Scorer
-from .metric import Batch, Context, Metric, metric_class, metric_names
+from .metric import NO_FEATURES, Batch, Context, Metric, metric_class, metric_names
 from .neighbours import nearest_classes, neighbour_accuracy
 from .plan import check_forget_classes, image_seed, plan_requests
 from .protocol import Protocol
 from .reference import Reference
 from .values import Value, difference, share
 
-NO_FEATURES = torch.empty(0, 0)
 NUM_NEIGHBOURS = 3
 
 

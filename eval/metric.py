@@ -17,6 +17,7 @@ from . import metrics
 from .reference import Reference
 from .values import Value
 
+NO_FEATURES = torch.empty(0, 0)
 Better = Literal["lower", "higher", "neither"]
 Unit = Literal["share", "distance", "bits"]
 
@@ -39,15 +40,15 @@ class Context:
 
     forget_classes: tuple[int, ...]
     num_classes: int
-    reference: Reference  # held-out real images of the retained classes
-    training_features: Tensor  # (M, D); empty unless copies are looked for
     seed: int
+    reference: Reference | None = None  # held-out real images of the retained classes; None: no metric looks at them
+    training_features: Tensor = NO_FEATURES  # (M, D); empty unless copies are looked for
     earlier_classes: tuple[int, ...] = ()  # erased before: neither forget nor retained classes
 
     def has(self, need: str) -> bool:
         """Whether a metric's need is met."""
         return {
-            "reference_features": len(self.reference.features) > 0,
+            "reference_features": self.reference is not None and len(self.reference.features) > 0,
             "training_features": len(self.training_features) > 0,
         }[need]
 

@@ -1,15 +1,17 @@
-"""Grids of images and the before/after picture, as PIL images and as PNG data URIs."""
+"""Images for people and for tools: grids, the before/after picture, PNG data URIs, the ADM evaluator's archive."""
 
 import base64
 import io
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from pipelines.files import replace_file
 
 WHITE = (255, 255, 255)
 INK, MUTED = (28, 28, 30), (110, 110, 115)
@@ -72,9 +74,24 @@ def before_after(
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG; it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with replace_file(path) as temporary:
+        image.save(temporary, format="PNG", optimize=True)
+
+
+def save_archive(drawn: Iterable[tuple[Tensor, Tensor]], path: Path, *, count: int) -> None:
+    """Write npz as the ADM evaluator reads it: ``arr_0`` uint8 (N, H, W, 3) and ``arr_1`` class labels (N,), in order.
+
+    ``drawn`` are batches of images (B, 3, H, W) and labels (B,), ``count`` of them in all; memory holds them once.
+    """
+    pixels, class_labels, done = None, np.empty(count, np.int64), 0
+    for images, labels in drawn:
+        if pixels is None:
+            pixels = np.empty((count, *images.shape[2:], images.shape[1]), np.uint8)
+        pixels[done : done + len(images)] = images.permute(0, 2, 3, 1).numpy()
+        class_labels[done : done + len(images)] = labels.numpy()
+        done += len(images)
+    with replace_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, arr_0=pixels, arr_1=class_labels)
 
 
 def data_uri(image: Image.Image) -> str:

@@ -29,6 +29,11 @@ def check_forget_classes(forget_classes: Sequence[int], num_classes: int) -> Non
         raise UsageError("every class of the model is a forget class: nothing is left to retain")
 
 
+def forget_requests(first_seed: int, forget_classes: Sequence[int], *, num_images: int) -> list[Request]:
+    """The first images of each forget class, the classes in turn."""
+    return [(label, image_seed(first_seed, label, number)) for number in range(num_images) for label in forget_classes]
+
+
 def plan_requests(
     protocol: Protocol, *, num_classes: int, forget_classes: Sequence[int], earlier_classes: Sequence[int] = ()
 ) -> list[Request]:
@@ -38,11 +43,7 @@ def plan_requests(
     """
     check_forget_classes(forget_classes, num_classes)
     first = protocol.first_seed
-    forget = [
-        (label, image_seed(first, label, number))
-        for number in range(protocol.num_forget_images)
-        for label in forget_classes
-    ]
+    forget = forget_requests(first, forget_classes, num_images=protocol.num_forget_images)
     drawn: dict[int, int] = {}
     retain = []
     removed = (*forget_classes, *earlier_classes)

@@ -83,6 +83,7 @@ def render_report(report: Report) -> str:
         "skipped": parts.skipped_rows(record),
         "classes": parts.class_bars(record),
         "appearance": parts.appearance(record),
+        "sweep": parts.sweep_view(record),
         "probes": parts.probe_views(record, report.probes, scale=scale),
         "charts": parts.training_charts(report.history),
         "protocol": record["protocol"],

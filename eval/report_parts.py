@@ -11,6 +11,7 @@ from . import charts, words
 from .metric import displays, metric_class, title
 from .pictures import data_uri, grid
 from .probe import ProbeResult, describe_probe
+from .sweep import outcome, sweep_table
 from .values import difference
 from .words import Record, class_name, number
 
@@ -196,6 +197,12 @@ def appearance(record: Record) -> list[dict[str, Any]]:
         entropy = number(entry["entropy"], "bits")
         found.append({"name": class_name(record, label), "bars": bars, "entropy": entropy, "n": f"{total:,}"})
     return found
+
+
+def sweep_view(record: Record) -> dict[str, Any]:
+    """Forget accuracy under other conditions, where it was measured, and what it says; empty where it was not."""
+    rows = record.get("sweep", [])
+    return {"rows": sweep_table(rows), "outcome": outcome(rows), "images": rows[0]["num_images"]} if rows else {}
 
 
 def probe_views(

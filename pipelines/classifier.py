@@ -88,11 +88,15 @@ def save_classifier(classifier: Classifier, folder: Path, *, dtype: torch.dtype 
 
 
 def load_classifier(
-    source: str | Path, *, weights: str | None = None, device: torch.device | str = "cpu"
+    source: str | Path,
+    *,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    flag: str = "--classifier",
 ) -> Classifier:
     """Load a folder of ``save_classifier``, or a pre-trained timm model by name, its weights from a file if named.
 
-    Raises ``MissingError`` when the weights are absent, damaged or cannot be downloaded.
+    Raises ``MissingError``, which names the ``flag``, when the weights are absent, damaged or cannot be downloaded.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -107,17 +111,17 @@ def load_classifier(
         check_safetensors(folder / "model.safetensors")
         classifier.network.load_state_dict(load_file(folder / "model.safetensors"))
         return classifier.to(device)
-    return load_pretrained(str(source), weights=weights).to(device)
+    return load_pretrained(str(source), weights=weights, flag=flag).to(device)
 
 
-def load_pretrained(name: str, *, weights: str | None = None) -> Classifier:
+def load_pretrained(name: str, *, weights: str | None = None, flag: str = "--classifier") -> Classifier:
     """A pre-trained timm classifier by name, with the preprocessing that its weights were evaluated with.
 
     ``weights`` is a local file (.safetensors, or a pickle of weights alone) in the place of timm's download.
     """
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]) or "none similar"
-        raise MissingError(f"--classifier {name} is neither a folder nor a timm model; similar names: {close}")
+        raise MissingError(f"{flag} {name} is neither a folder nor a timm model; similar names: {close}")
     if weights is not None and weights.endswith(".safetensors"):
         check_safetensors(Path(weights))
     overlay = None if weights is None else {"file": weights}
@@ -127,7 +131,7 @@ def load_pretrained(name: str, *, weights: str | None = None) -> Classifier:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise MissingError(
             f"the weights of classifier {name} cannot be had ({reason}): download its model.safetensors from "
-            f"https://huggingface.co/timm/{name} and name the file with --classifier"
+            f"https://huggingface.co/timm/{name} and name the file with {flag}"
         ) from error
     data = timm.data.resolve_model_data_config(network)
     return Classifier(

@@ -4,14 +4,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .errors import MissingError
+from .errors import MissingError, UsageError
+
+
+def check_output(path: Path, *, suffixes: Sequence[str] = (), reason: str = "") -> None:
+    """Refuse a file that could not be written in the end (``UsageError``); ``reason`` says what asks for a suffix."""
+    if suffixes and path.suffix not in suffixes:
+        raise UsageError(f"--output {path} must end in {' or '.join(suffixes)}{reason}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--output {path} lies in a folder that does not exist")
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder; name a file")
 
 
 def write_json(value: Any, path: Path) -> None:

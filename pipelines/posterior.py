@@ -1,4 +1,7 @@
-"""p(c | x_t, t): a small time-conditional classifier of noisy latents, for the mixture of ``retain_posterior``."""
+"""p(c | x_t, t): a small time-conditional classifier of noisy latents.
+
+It gives the mixture of ``retain_posterior`` its weights, and without noise it judges an early stop.
+"""
 
 import json
 from dataclasses import dataclass
@@ -52,6 +55,19 @@ class PosteriorNetwork(nn.Module):
         logits = self(noised.noisy_latents, noised.timesteps)
         logits[:, list(removed_classes)] = -torch.inf
         return logits.softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class LatentClassifier:
+    """The posterior at timestep 0: it recognises classes in latents without noise."""
+
+    network: PosteriorNetwork
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Predicted class indices (N,) of latents (N, C, H, W), on the CPU."""
+        timesteps = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+        return self.network(latents, timesteps).argmax(1).cpu()
 
 
 @dataclass(frozen=True, kw_only=True)

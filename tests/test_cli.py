@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from pipelines.generate import generate_all
+from pipelines.model import load, save
+from pipelines.sampler import SamplerSettings
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -104,8 +109,6 @@ def test_an_output_below_a_file_is_refused(here: Path) -> None:
 
 
 def test_truncated_weights_and_a_pickle_are_refused_before_anything_is_written(here: Path) -> None:
-    from pipelines.model import load, save
-
     save(load("digits"), here / "model", dtype=torch.float16)
     weights = here / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
@@ -169,6 +172,22 @@ def test_sample_writes_a_picture(here: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["requests"] == [[3, 0], [3, 1], [8, 0], [8, 1]]
     assert (here / "samples.png").stat().st_size > 500
+
+
+def test_sample_writes_what_the_adm_evaluator_reads(here: Path) -> None:
+    arguments = ["sample", "8", "three", "--model", "digits", "--num-images", "2", "--num-inference-steps", "2"]
+    done = erase(*arguments, "--seed", "5", "--output", "samples.npz", "--json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["requests"] == [[8, 5], [8, 6], [3, 5], [3, 6]]
+    with np.load(here / "samples.npz", allow_pickle=False) as archive:
+        assert archive.files == ["arr_0", "arr_1"]
+        images, labels = archive["arr_0"], archive["arr_1"]
+    assert (images.dtype, images.shape) == (np.uint8, (4, 32, 32, 3)) and labels.tolist() == [8, 8, 3, 3]
+
+    # In the order of the requests, and each pixel where it was drawn.
+    settings = SamplerSettings(num_inference_steps=2)
+    drawn = generate_all(load("digits"), [(8, 5), (8, 6), (3, 5), (3, 6)], settings)
+    assert np.abs(drawn.permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
 
 
 def test_methods_lists_every_method_and_the_options_of_one(here: Path) -> None:

@@ -4,27 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eval.protocol import Protocol
-from pipelines.errors import DivergedError, InterruptedRun, UsageError
+from pipelines.errors import DivergedError, InterruptedRun
 from pipelines.model import DiT, load
-from pipelines.model_source import check_model, load_classes, original_path, read_provenance
+from pipelines.model_source import check_model
 from pipelines.ranks import first_finishes, is_first, joined, on_first, shared_errors
 
-from ..config import ErasureConfig, erasure_from_dict
 from ..configure import DEFAULT_METHOD
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
 from .cards import keep, write_card
-from .devices import pick_device
-from .judging import Judges, check_scoring, protocol_scorer, try_judges
+from .evaluating import evaluate
+from .judging import protocol_scorer, try_judges
 from .keeping import Clock, begin, keep_erased
-from .requesting import Request, pick_protocol, request
+from .redrawing import redraw
+from .requesting import Request, request
 from .result import Result
-from .scoring import EarlyStopScore, kept_record, preview_grid, score_models, score_run
-from .watching import Neighbours, choose_neighbours
+from .scoring import kept_record, preview_grid, score_run
+from .stopping import EarlyStopScore, early_stop_score
+from .watching import Neighbours
+
+__all__ = ["DEFAULT_METHOD", "Request", "evaluate", "execute", "python_call", "request", "run"]
 
 
 def run(
@@ -83,12 +84,13 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     with shared_errors():
         check_model(asked.config.model, vae=asked.config.vae)
         try_judges(asked.protocol, asked.judges)
+    scorer = stop_scorer(asked, folder, progress=progress)
     on_first(lambda: folder.claim(asked.config))
     with shared_errors():
         find_run(folder.path)  # every process reads what the first one writes
     clock.spent, repeated = on_first(lambda: (folder.seconds, is_finished(asked, folder)))
     try:
-        erased, original = erased_model(asked, folder, clock, progress=progress)
+        erased, original = erased_model(asked, folder, clock, scorer=scorer, progress=progress)
         record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
     except (DivergedError, InterruptedRun) as error:
         state = "diverged" if isinstance(error, DivergedError) else "interrupted"
@@ -110,6 +112,14 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     )
 
 
+def stop_scorer(asked: Request, folder: RunDir, *, progress: bool) -> EarlyStopScore | None:
+    """What scores the weights in between; None for a run that never stops early or is erased already."""
+    if not asked.config.engine.stop_below or on_first(lambda: folder.is_erased):
+        return None
+    with stoppable("preparing"):
+        return early_stop_score(asked.config, asked.protocol, asked.judges, device=asked.device, progress=progress)
+
+
 def is_finished(asked: Request, folder: RunDir) -> bool:
     """Whether everything that was asked for is there already."""
     unscored = asked.protocol is None
@@ -119,11 +129,22 @@ def is_finished(asked: Request, folder: RunDir) -> bool:
 def scored(
     original: DiT, erased: DiT, asked: Request, folder: RunDir, clock: Clock, *, command: str, progress: bool
 ) -> dict[str, Any]:
-    """The result record of a run; empty when it was asked not to score."""
+    """The result record of a run; empty when it was asked not to score.
+
+    Scores that are there for the same protocol and reference are read; a report that is missing is drawn from them.
+    """
     if asked.protocol is None:
         return {}
+    record, shown = on_first(lambda: (kept_record(folder, asked.protocol, asked.judges), folder.report_path.exists()))
+    if record is not None and shown:
+        return record
     on_first(lambda: folder.set_status("scoring", seconds=clock.seconds))
     with stoppable("scoring"):
+        if record is not None:
+            models = {"original": original, "erased": erased}
+            scorer = protocol_scorer(original, asked.protocol, asked.judges)
+            redraw(models, record, asked.config, folder, protocol=asked.protocol, scorer=scorer, command=command)
+            return record
         return score_run(
             original,
             erased,
@@ -136,65 +157,12 @@ def scored(
         )
 
 
-def evaluate(
-    model: str,
-    *classes: str | int,
-    original: str = "",
-    vae: str = "",
-    protocol: str | Protocol | None = None,
-    reference: str | None = None,
-    classifier: str | None = None,
-    inception: str | None = None,
-    neighbours: Neighbours = None,
-    device: str = "auto",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """The result record of an erased model (run directory, folder, hub id or checkpoint) against its original.
-
-    Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
-    """
-    config, given = erasure_of(model, classes, original), bool(original)
-    original = original or config.model
-    if vae and not (original_path(original) or original_path(model)):
-        raise UsageError(f"--vae {vae} has no effect: neither model is an original checkpoint")
-    forget_classes = tuple(map(load_classes(original).resolve, classes)) or config.forget_classes
-    found, where = pick_protocol(protocol or None, original), pick_device(device)
-    if found is None:
-        raise UsageError("--protocol none leaves nothing to evaluate")
-    watched = choose_neighbours(original, forget_classes, neighbours, protocol=found)
-    judges = Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched)
-    check_scoring(found, original, judges, stop_below=0)
-    models = {
-        "original": load_original(config, device=where) if config and not given else load_side(original, vae, where),
-        "erased": load_side(model, vae, where),
-    }
-    return score_models(
-        models,
-        forget_classes,
-        protocol=found,
-        scorer=protocol_scorer(models["original"], found, judges),
-        judges=judges,
-        progress=progress,
-    )
-
-
-def erasure_of(model: str, classes: Sequence[str | int], original: str) -> ErasureConfig | None:
-    """How a model was erased, if its files say; without, classes and original must be named (``UsageError``)."""
-    made = read_provenance(model).get("erased")
-    if not made and not (original and classes):
-        raise UsageError(f"{model} does not say what it was erased from: name its classes and --original")
-    return erasure_from_dict(made) if made else None
-
-
-def load_side(source: str, vae: str, device: torch.device) -> DiT:
-    """A model, with the named VAE where it is a checkpoint that has none."""
-    return load(source, vae=vae if original_path(source) else "", device=device)
-
-
-def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool) -> tuple[DiT, DiT]:
+def erased_model(
+    asked: Request, folder: RunDir, clock: Clock, *, scorer: EarlyStopScore | None, progress: bool
+) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
-    if on_first((folder.model_dir / "model_index.json").exists):
+    if on_first(lambda: folder.is_erased):
         return load(folder.model_dir, device=device), load_original(config, device=device)
     on_first(lambda: begin(config, folder, clock))
     erased = run_erasure(
@@ -204,7 +172,7 @@ def erased_model(asked: Request, folder: RunDir, clock: Clock, *, progress: bool
         log=folder.log if is_first() else lambda line: None,
         preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
         diverged=lambda model: keep(model, model.provenance, config, folder.last_good_dir, diverged=True),
-        scorer=EarlyStopScore(config, asked.protocol, asked.judges),
+        scorer=scorer,
         device=device,
         progress=progress,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from eval.protocol import named
 from eval.reference import observe, save_observations
 from pipelines.errors import MissingError, UsageError
+from pipelines.files import check_output
 from pipelines.model import load
 from pipelines.model_source import check_model, classifier_dir
 from pipelines.replay import Replay
@@ -47,8 +48,7 @@ def write_statistics(
     Raises ``UsageError`` and ``MissingError`` as the scoring of a run does.
     """
     asked = named(protocol)
-    if path.suffix != ".npz" or not path.absolute().parent.is_dir():
-        raise UsageError(f"--output {path} must be an .npz in a folder that exists")
+    check_output(path, suffixes=(".npz",))
     if not Path(source).exists():
         raise MissingError(f"{source} does not exist; give a folder or an archive of real images by class")
     check_classifier(asked, model, judges, own=classifier_dir(model) is not None)

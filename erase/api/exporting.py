@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from pipelines.delta import apply_delta, difference, load_delta, save_delta
 from pipelines.errors import MissingError, UsageError
-from pipelines.files import replace_file
+from pipelines.files import check_output, replace_file
 from pipelines.model import DiT, load, save
 from pipelines.model_source import original_path
 from pipelines.original import to_original, write_companion
@@ -31,11 +31,8 @@ def export(run: str | Path, output: str | Path, *, form: str) -> Path:
     suffixes = {"original": (".pt", ".safetensors"), "delta": (".safetensors",)}
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
-    if path.suffix not in suffixes[form]:
-        raise UsageError(f"--output {path} must end in {' or '.join(suffixes[form])} for --format {form}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--output {path} lies in a folder that does not exist")
-    if not (folder.model_dir / "model_index.json").exists():
+    check_output(path, suffixes=suffixes[form], reason=f" for --format {form}")
+    if not folder.is_erased:
         raise MissingError(f"{folder.path} is not finished: repeat its command first")
     erased = load(folder.model_dir)
     if form == "original":

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from eval.features import (
     load_inception,
 )
 from eval.moments import load_gaussian
-from eval.protocol import OWN_CLASSIFIER, Protocol
+from eval.protocol import OWN_CLASSIFIER, Protocol, named
 from eval.reference import (
     Reference,
     load_observations,
@@ -29,11 +30,14 @@ from eval.reference import (
 )
 from pipelines.classifier import Classifier, load_classifier
 from pipelines.errors import MissingError, UsageError
+from pipelines.files import read_json
 from pipelines.model import DiT
 from pipelines.model_source import classifier_dir, read_provenance
 from pipelines.sources import held_out_images, open_source, trained_on_digits
 
 from ..rundir import cache_dir
+
+CLASSIFIERS = "a timm model, NAME:WEIGHTS for one from a file, or a folder of `erase pretrain`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +62,25 @@ class Judges:
         return Path(named) if named else cache_dir() / INCEPTION_FILE
 
 
-def check_scoring(protocol: Protocol | None, model: str, judges: Judges, *, stop_below: float) -> None:
+def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:
+    """A protocol by name; by default ``small`` for a model that ships its own classifier, else ``quick``."""
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol == "none":
+        return None
+    if protocol is None:
+        protocol = "small" if classifier_dir(model) else "quick"
+    return named(protocol)
+
+
+def check_scoring(protocol: Protocol | None, model: str, judges: Judges) -> None:
     """Refuse a scoring that could only fail after the erasure (``UsageError``, ``MissingError``); loads nothing."""
-    own = classifier_dir(model) is not None
-    if stop_below and not own and (protocol is None or protocol.classifier == OWN_CLASSIFIER):
-        raise UsageError(f"--stop-below {stop_below:g} needs a classifier, and model {model} ships none")
     if protocol is None:
         for flag, value in judges.to_dict().items():
             if value is not None:
                 raise UsageError(f"--{flag} {value} has no effect with --protocol none")
         return
-    check_classifier(protocol, model, judges, own=own)
+    check_classifier(protocol, model, judges, own=classifier_dir(model) is not None)
     check_inception(protocol, judges)
     if judges.reference is None and not trained_on_digits(read_provenance(model)):
         raise UsageError(
@@ -112,6 +124,37 @@ def try_judges(protocol: Protocol | None, judges: Judges) -> None:
         load_classifier(protocol.classifier, weights=judges.classifier)
     if protocol is not None and protocol.features == INCEPTION:
         load_inception(judges.inception_path)
+
+
+def find_classifier(given: str, *, flag: str) -> tuple[str, str | None]:
+    """Source and weights file of the classifier that a flag names, for ``load_classifier``; reads no weight.
+
+    Raises ``UsageError`` for what is no classifier and ``MissingError`` for weights that do not exist.
+    """
+    for folder in (Path(given), Path(given) / "classifier", Path(given) / "model" / "classifier"):
+        if (folder / "config.json").exists() and "architecture" in read_json(folder / "config.json"):
+            return str(folder), None
+    name, _, weights = given.partition(":")
+    if Path(given).is_dir() or not timm.is_model(name):
+        raise UsageError(f"{flag} {given} is no classifier: name {CLASSIFIERS}")
+    if weights and not Path(weights).is_file():
+        raise MissingError(f"{flag} {given}: the weights {weights} do not exist")
+    return name, weights or None
+
+
+def load_given_classifier(given: str, *, flag: str, num_classes: int, device: torch.device | str) -> Classifier:
+    """The classifier that a flag names, if it knows as many classes as the model (``UsageError``)."""
+    source, weights = find_classifier(given, flag=flag)
+    classifier = load_classifier(source, weights=weights, device=device, flag=flag)
+    if classifier.num_classes != num_classes:
+        raise UsageError(f"{flag} {given} knows {classifier.num_classes} classes, the model has {num_classes}")
+    return classifier
+
+
+def check_other_classifier(name: str, scoring: str, *, given: str, flag: str) -> None:
+    """Refuse a classifier that is the one that scores, by their fingerprinted names (``UsageError``)."""
+    if name == scoring:
+        raise UsageError(f"{flag} {given} is the classifier that scores: name another, {CLASSIFIERS}")
 
 
 def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges) -> Scorer:

@@ -44,7 +44,7 @@ def count(
     # Network rows: one image through the transformer once; backward counts as two forwards.
     rows = erasure_rows(config, method, num_retained=len(names) - len(removed))
     rows["scoring"] = scoring_rows(config, protocol, num_earlier=len(earlier)) if protocol else 0
-    flops = phase_flops(rows, method, transformer, num_classes=len(names))
+    flops = phase_flops(rows, config, method, transformer, num_classes=len(names))
     speed = measured_flops(device)
     memory = count_memory(config, method, settings, vae_weights=vae_weights, device=device) if method.trains else []
     return {
@@ -70,12 +70,18 @@ def count(
 
 
 def phase_flops(
-    rows: Mapping[str, int], method: Method, transformer: DiTTransformer2DModel, *, num_classes: int
+    rows: Mapping[str, int],
+    config: ErasureConfig,
+    method: Method,
+    transformer: DiTTransformer2DModel,
+    *,
+    num_classes: int,
 ) -> dict[str, float]:
-    """Floating-point operations by phase: those of the rows, and of training the posterior where it is needed."""
+    """Floating-point operations by phase: those of the rows, and of training a posterior where one is needed."""
     row_flops = forward_flops(transformer)
     flops = {name: count * row_flops for name, count in rows.items()}
-    if "posterior" in method.needs:
+    stops = config.engine.stop_below > 0 and not config.stop_classifier
+    if "posterior" in method.needs or stops:
         shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
         flops["preparation"] += posterior_flops(shape, num_classes, PosteriorRecipe())
     return flops

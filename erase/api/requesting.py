@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from eval.protocol import Protocol, named
+from eval.protocol import Protocol
 from pipelines.errors import UsageError
-from pipelines.model_source import classifier_dir
 from pipelines.ranks import check_same, on_first, shared_errors
 
 from ..config import ErasureConfig
@@ -18,7 +17,8 @@ from ..configure import DEFAULT_METHOD, configure
 from ..rundir import RunDir
 from . import plan
 from .devices import check_ranks, pick_device
-from .judging import Judges, check_scoring
+from .judging import Judges, check_scoring, find_classifier, pick_protocol
+from .stopping import FLAG
 from .watching import Neighbours, choose_neighbours
 
 
@@ -63,7 +63,9 @@ def request(
         check_ranks(config.engine)
         watched = choose_neighbours(model, config.forget_classes, neighbours, protocol=picked)
         judges = Judges(reference=reference, classifier=classifier, inception=inception, neighbours=watched)
-        check_scoring(picked, model, judges, stop_below=config.engine.stop_below)
+        check_scoring(picked, model, judges)
+        if config.stop_classifier:
+            find_classifier(config.stop_classifier, flag=FLAG)
     check_same({"configuration": config.hash, "--output": str(output_dir), "--protocol": str(picked)})
     config, notes = fitted(config, where, memory, given=options or {})
     folder = Path(output_dir) if output_dir else default_output(config)
@@ -85,17 +87,6 @@ def fitted(
         return config, ()
     found, sentence = on_first(lambda: plan.fit(config, device, fixed=given))
     return found, (sentence,) if sentence else ()
-
-
-def pick_protocol(protocol: str | Protocol | None, model: str) -> Protocol | None:
-    """A protocol by name; by default ``small`` for a model that ships its own classifier, else ``quick``."""
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol == "none":
-        return None
-    if protocol is None:
-        protocol = "small" if classifier_dir(model) else "quick"
-    return named(protocol)
 
 
 def default_output(config: ErasureConfig) -> Path:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eval.evaluate import draw_samples, evaluate, read_record, write_record
 from eval.features import Scorer
 from eval.pictures import grid, save_png
@@ -13,7 +11,6 @@ from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
 from eval.recovery import recovery
 from eval.report import pictured_classes, write_report
-from pipelines.classifier import Classifier, load_classifier
 from pipelines.generate import generate_all
 from pipelines.model import DiT
 from pipelines.provenance import erased_classes
@@ -22,11 +19,10 @@ from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
 from ..rundir import RunDir
-from .judging import Judges, protocol_classifier, protocol_scorer, real_reference, training_features
+from .judging import Judges, protocol_scorer, real_reference, training_features
 
 PROBE = "embedding_restore"  # the probe of every run; the others are `erase probe`'s
-EARLY_STOP_IMAGES = 100
-EARLY_STOP_SAMPLER = SamplerSettings(sampler="dpm-solver++", num_inference_steps=8)
+PREVIEW_SAMPLER = SamplerSettings(sampler="dpm-solver++", num_inference_steps=8)  # of runs that are not scored
 
 
 def score_run(
@@ -40,22 +36,17 @@ def score_run(
     command: str,
     progress: bool,
 ) -> dict[str, Any]:
-    """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record.
-
-    Scores that are there for the same protocol and reference are read instead of made again.
-    """
-    record = on_first(lambda: kept_record(folder, protocol, judges) if folder.report_path.exists() else None)
-    if record is not None:
-        return record
+    """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record."""
     models = {"original": original, "erased": erased}
     scorer = protocol_scorer(original, protocol, judges)
     record = score_models(
         models, config.forget_classes, protocol=protocol, scorer=scorer, judges=judges, progress=progress
     )
-    found = probe_row(original, erased, config, record, protocol=protocol, scorer=scorer)
+    budget = Budget(original=original, protocol=protocol, scorer=scorer)
+    found = probe_row(erased, config, record, budget)
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
     record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
-    record["config"] = config.as_dict()
+    record |= {"config": config.as_dict(), "command": command}
 
     on_first(lambda: write_record(record, folder.results_path))
     show(models, record, {PROBE: found}, config, folder, protocol=protocol, command=command)
@@ -134,21 +125,12 @@ def score_models(
     return {**record, "asked": asked_for(protocol, judges)}
 
 
-def probe_row(
-    original: DiT,
-    erased: DiT,
-    config: ErasureConfig,
-    record: Mapping[str, Any],
-    *,
-    protocol: Protocol,
-    scorer: Scorer,
-) -> dict[str, ProbeResult]:
+def probe_row(erased: DiT, config: ErasureConfig, record: Mapping[str, Any], budget: Budget) -> dict[str, ProbeResult]:
     """The row probe on original, row reset, erased and a control, for the first erased class."""
     forget_class = config.forget_classes[0]
-    removed = {*config.forget_classes, *erased_classes(original.provenance)}
-    others = [index for index in range(original.num_classes) if index not in removed]
+    removed = {*config.forget_classes, *erased_classes(budget.original.provenance)}
+    others = [index for index in range(erased.num_classes) if index not in removed]
     control = next(iter(record.get("neighbours") or others))
-    budget = Budget(original=original, protocol=protocol, scorer=scorer)
     return run_probe(PROBE, erased, forget_class, budget, control_class=control)
 
 
@@ -164,34 +146,9 @@ def facts_of(config: ErasureConfig) -> dict[str, str]:
     }
 
 
-class EarlyStopScore:
-    """Forget and retain accuracy from a few quick samples, the same seeds at every check; the classifier loads once."""
-
-    def __init__(self, config: ErasureConfig, protocol: Protocol | None, judges: Judges) -> None:
-        self.config, self.protocol, self.judges = config, protocol, judges
-        self.classifier: Classifier | None = None
-
-    def __call__(self, model: DiT) -> dict[str, float]:
-        """``forget_accuracy`` and ``retain_accuracy`` of the current weights, both in [0, 1]."""
-        if self.classifier is None and self.protocol is None:
-            self.classifier = load_classifier(model.classifier_dir, device=model.device)
-        elif self.classifier is None:
-            self.classifier = protocol_classifier(model, self.protocol, self.judges)
-        forget_classes = self.config.forget_classes
-        removed = {*forget_classes, *erased_classes(model.provenance)}
-        retained = [index for index in range(model.num_classes) if index not in removed]
-        shares = {}
-        for side, labels in (("forget", forget_classes), ("retain", retained)):
-            requests = [(labels[index % len(labels)], index) for index in range(EARLY_STOP_IMAGES)]
-            predicted = self.classifier.predict(generate_all(model, requests, EARLY_STOP_SAMPLER))
-            wanted = torch.tensor([label for label, _ in requests])
-            shares[f"{side}_accuracy"] = (predicted == wanted).float().mean().item()
-        return shares
-
-
 def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, folder: RunDir, step: int) -> Path:
     """A picture of the erased classes at one step, below ``samples/``."""
-    settings = protocol.sampler_settings() if protocol else EARLY_STOP_SAMPLER
+    settings = protocol.sampler_settings() if protocol else PREVIEW_SAMPLER
     requests = [(label, number) for label in config.forget_classes[:4] for number in range(8)]
     path, images = folder.samples_dir / f"step-{step:06d}.png", generate_all(model, requests, settings)
     on_first(lambda: save_png(grid(images, columns=8, scale=2), path))

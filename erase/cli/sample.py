@@ -1,14 +1,19 @@
-"""``erase sample``: images of a class from any model, as one picture."""
+"""``erase sample``: images of any classes from any model, as one picture or as an archive for other tools."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.errors import UsageError
+from pipelines.files import check_output
 
 from . import print_json
 from .options import model_option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @click.command(short_help="Draw a picture of any classes.")
@@ -20,7 +25,12 @@ from .options import model_option
 @click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
 @click.option("--num-inference-steps", type=int, default=20, help="sampling steps [default: 20]")
 @click.option("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is off [default: 1]")
-@click.option("--output", type=click.Path(), default="samples.png", help="picture to write [default: samples.png]")
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="samples.png",
+    help=".png, or .npz for the ADM evaluator [default: samples.png]",
+)
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def sample(
@@ -36,10 +46,10 @@ def sample(
     device: str,
     as_json: bool,
 ) -> None:
-    """Draw CLASS... with seeds SEED, SEED + 1, ... and write one picture, a row for each class."""
+    """Draw CLASS... with seeds SEED, SEED + 1, ... and write one picture, a row for each class, or one npz."""
+
     from erase.api.devices import pick_device
-    from eval.pictures import grid, save_png
-    from pipelines.generate import generate_all
+    from pipelines.generate import generate
     from pipelines.model import load
     from pipelines.model_source import load_classes
     from pipelines.sampler import SamplerSettings
@@ -48,15 +58,27 @@ def sample(
     settings = SamplerSettings(sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     names = load_classes(model)
     labels = [names.resolve(query) for query in classes]
-    if not Path(output).absolute().parent.is_dir():
-        raise UsageError(f"--output {output} lies in a folder that does not exist")
+    check_output(Path(output), suffixes=(".png", ".npz"))
 
     bundle = load(model, vae=vae, device=pick_device(device))
     settings = replace(settings, guided_channels=bundle.guided_channels)
     requests = [(label, seed + number) for label in labels for number in range(num_images)]
-    images = generate_all(bundle, requests, settings, progress="sampling")
-    save_png(grid(images, columns=num_images, scale=max(1, 128 // bundle.image_size)), Path(output))
+    drawn = generate(bundle, requests, settings, progress="sampling")
+    write_images(drawn, Path(output), rows=len(labels), columns=num_images)
     if as_json:
         print_json({"output": output, "requests": requests, "settings": vars(settings)})
     else:
         click.echo(output)
+
+
+def write_images(drawn: "Iterable[tuple[Tensor, Tensor]]", path: Path, *, rows: int, columns: int) -> None:
+    """Batches of images and labels as one picture of some rows, or as an npz where the path ends in that."""
+    import torch
+
+    from eval.pictures import grid, save_archive, save_png
+
+    if path.suffix == ".npz":
+        save_archive(drawn, path, count=rows * columns)
+        return
+    images = torch.cat([images for images, _ in drawn])
+    save_png(grid(images, columns=columns, scale=max(1, 128 // images.shape[-1])), path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from eval import words
 from eval.charts import height, line_chart, linear_ticks, log_ticks
 from eval.evaluate import draw_samples, evaluate
-from eval.pictures import before_after, data_uri, grid, save_png, scale_within
+from eval.pictures import before_after, data_uri, grid, save_archive, save_png, scale_within
 from eval.probe import Budget, run_probe
 from eval.report import Report, pictured_classes, render_report, write_report
 from pipelines.text import listed
@@ -205,6 +206,18 @@ def test_a_grid_puts_every_pixel_where_it_belongs(tmp_path):
     save_png(picture, tmp_path / "a.png")
     assert list(Image.open(tmp_path / "a.png").get_flattened_data()) == list(picture.get_flattened_data())
     assert data_uri(picture).startswith("data:image/png;base64,")
+
+
+def test_an_archive_holds_every_pixel_once_and_in_order(tmp_path):
+    images = torch.randint(0, 256, (7, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([8, 8, 8, 3, 3, 3, 1])
+    batches = zip(images.split(3), labels.split(3), strict=True)
+    save_archive(batches, tmp_path / "a.npz", count=7)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert archive.files == ["arr_0", "arr_1"]
+        assert archive["arr_0"].dtype == np.uint8 and archive["arr_1"].dtype == np.int64
+        assert np.array_equal(archive["arr_0"], images.permute(0, 2, 3, 1).numpy())  # (N, H, W, 3)
+        assert archive["arr_1"].tolist() == labels.tolist()
 
 
 def test_the_labelled_picture_shows_both_sides():

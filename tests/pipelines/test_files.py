@@ -11,8 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.errors import MissingError
-from pipelines.files import check_safetensors, check_weights, read_json, replace_file, replace_folder, write_json
+from pipelines.errors import MissingError, UsageError
+from pipelines.files import (
+    check_output,
+    check_safetensors,
+    check_weights,
+    read_json,
+    replace_file,
+    replace_folder,
+    write_json,
+)
 
 
 class TouchOnLoad:
@@ -56,6 +64,19 @@ def test_unreadable_json_is_missing(tmp_path: Path, data: bytes) -> None:
 def test_absent_json_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"file\.json does not exist"):
         read_json(tmp_path / "file.json")
+
+
+def test_an_output_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
+    check_output(tmp_path / "a.png", suffixes=(".png", ".npz"))
+    check_output(tmp_path / "anything")
+    (tmp_path / "folder.png").mkdir()
+    for name, match in (
+        ("a.jpg", r"--output .*a\.jpg must end in \.png or \.npz for --format x$"),
+        ("no/a.png", r"--output .*a\.png lies in a folder that does not exist"),
+        ("folder.png", r"--output .*folder\.png is a folder; name a file"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            check_output(tmp_path / name, suffixes=(".png", ".npz"), reason=" for --format x")
 
 
 def test_replace_folder_replaces_everything(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.diffusion import draw_noise
+from pipelines.digits.data import digit_images
 from pipelines.latents import Latents
-from pipelines.posterior import PosteriorRecipe, cache_key, train_posterior
+from pipelines.model import load
+from pipelines.posterior import LatentClassifier, PosteriorRecipe, cache_key, train_posterior
+from pipelines.sources import training_latents
 
 RECIPE = PosteriorRecipe(steps=80, batch_size=64)
 SHORT = PosteriorRecipe(steps=5, batch_size=16)
@@ -68,6 +71,24 @@ def test_dropout_and_gradients_are_off(trained, loaded_dit, toy_latents):
     noised = noised_at(loaded_dit, toy_latents, 500)
     assert not trained.training and not any(each.requires_grad for each in trained.parameters())
     assert torch.equal(trained.retained(noised, (3,)), trained.retained(noised, (3,)))
+
+
+def test_without_noise_it_recognises_latents(toy_latents, trained):
+    latents = toy_latents.mean[:, 0]
+    predicted = LatentClassifier(trained).predict(latents)
+    assert torch.equal(predicted, trained(latents, torch.zeros(120, dtype=torch.long)).argmax(1))
+    assert (predicted == toy_latents.class_labels).float().mean() > 0.97
+
+
+@pytest.mark.slow
+def test_it_recognises_digits_that_it_was_not_trained_on():
+    """Better than 95 % of the held-out digits: enough to judge an early stop."""
+    model = load("digits")
+    latents = training_latents(model, "digits", cache_dir=None, replay_per_class=1, seed=0, progress=False)
+    network = train_posterior(model, latents, PosteriorRecipe(), seed=0, cache_dir=None)
+    held_out = digit_images("held-out")
+    mean, _ = model.encode(held_out.read(torch.arange(len(held_out))))
+    assert (LatentClassifier(network).predict(mean) == held_out.labels).float().mean() > 0.95
 
 
 def weights(network):
