@@ -17,7 +17,10 @@ from .options import given_judges, judge_options, model_option
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def cache(source: str, model: str, vae: str, device: str, as_json: bool) -> None:
-    """Encode SOURCE (folder, archive or digits) with the model's VAE; runs on the same data then encode nothing."""
+    """Encode SOURCE (folder, archive, save_to_disk folder or digits) with the model's VAE, once for all runs.
+
+    An encoding that was stopped goes on where it was.
+    """
     from erase.api.data import cache_latents
 
     found = cache_latents(source, model, vae=vae, device=device)
