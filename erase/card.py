@@ -48,7 +48,7 @@ def model_card(folder: Path, *, sections: Sequence[str] = UNSCORED) -> str:
     lines = [
         *metadata(provenance),
         f"# {base_name(provenance)} without {gone}",
-        f"A class-conditional diffusion transformer from which {gone} was erased by `dit-erase`.",
+        f"A class-conditional diffusion transformer; `dit-erase` erased {gone} from it.",
         *diverged_lines(provenance),
         "## What was erased",
         markdown_table(ERASED_COLUMNS, erased_rows(provenance, names), text_columns=len(ERASED_COLUMNS)),

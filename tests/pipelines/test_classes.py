@@ -75,6 +75,7 @@ IMAGENET_REFUSED = [
     ("goldfishes", UnknownClassError, ["spelt alike", "1  n01443537"]),
     ("golden retreiver", UnknownClassError, ["spelt alike", "207"]),
     ("goldn_retriver", UnknownClassError, ["spelt alike", "207"]),
+    ("golden retriever (erased)", UnknownClassError, ["no class is called 'golden retriever (erased)'"]),
     ("golden dog", UnknownClassError, ["no class is called 'golden dog'"]),
     ("Goldener Retriever", UnknownClassError, ["spelt alike", "207"]),
     ("\u91d1\u6bdb", UnknownClassError, ["an index 0 to 999, a wnid or an exact class name"]),
