@@ -20,7 +20,7 @@ from .launcher import check_launch, num_launched
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=7)  # for one another: rank 0 may score for days
 LAST_WORDS = timedelta(minutes=5)  # for what rank 0 still writes when a run ends early
-BUCKET = 1 << 25
+BUCKET = 1 << 25  # bytes of small tensors that are exchanged together
 ALONE = ContextVar("alone", default=False)  # inside ``on_first``
 STORE: list[dist.Store] = []  # where the ranks of this launch met
 
@@ -83,7 +83,7 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype and device in groups of ``BUCKET`` bytes: an exchange costs more than a small tensor."""
+    """Neighbours of one dtype and device, up to ``BUCKET`` bytes: an exchange costs more than a small tensor."""
     bucket: list[Tensor] = []
     for each in tensors:
         size = sum(held.nbytes for held in bucket) + each.nbytes
