@@ -1,7 +1,6 @@
 """A class erased from an erased model: the first class stays out of everything that is trained, and is scored apart."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,18 +148,15 @@ def test_what_makes_no_sense_is_refused(first, judged_model, tmp_path):
 
 
 def test_early_stopping_watches_neither_side_with_the_first_class(first, monkeypatch):
-    from erase.api.scoring import EarlyStopScore
+    from erase.api import stopping
 
     seen = []
 
-    def draw(model, requests, settings):
-        seen.append({label for label, _ in requests})
-        return torch.zeros(len(requests), 3, 16, 16, dtype=torch.uint8)
+    def draw(model, class_labels, seeds, settings):
+        seen.append(set(class_labels.tolist()))
+        return torch.zeros(len(class_labels), *model.latent_shape)
 
-    monkeypatch.setattr("erase.api.scoring.generate_all", draw)
-    config = configure(str(first.run_dir), ["four"])
-    model = copy.copy(first.model)
-    scorer = EarlyStopScore(config, None, None)
-    scorer.classifier = SimpleNamespace(predict=lambda images: torch.zeros(len(images), dtype=torch.long))
-    scorer(model)
+    monkeypatch.setattr(stopping, "sample_latents", draw)
+    score = stopping.EarlyStopScore(lambda model, latents: torch.zeros(len(latents), dtype=torch.long), (4,))
+    score(copy.copy(first.model))
     assert seen == [{4}, {0, 1, 2, 5, 6, 7, 8, 9}]
