@@ -3,20 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from pipelines.errors import UsageError
 from pipelines.files import write_text
 
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its one line of help."""
-    return field(default=default, metadata={"help": help})
+from .fields import check_at_least, check_literals, check_share, check_types, flag, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +55,10 @@ class EngineConfig:
     robust: bool = option(False, "unrolled relearning: also take the forget gradient after a simulated attack")
     robust_steps: int = option(10, "longest simulated attack; its length is drawn from 1 to this")
     robust_learning_rate: float = option(2e-4, "learning rate of the simulated attacker")
+    robust_target: Literal["weights", "label", "both"] = option(
+        "weights", "what the simulated attacker trains: all weights, the erased label's row alone, or each in turn"
+    )
+    robust_label_rate: float = option(0.02, "learning rate of the simulated attacker of the label row")
     robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker")
     robust_every: int = option(1, "simulate an attack at every k-th outer step")
     average_half_life: float = option(
@@ -85,7 +85,8 @@ class EngineConfig:
             check_at_least(self, name, 1)
         for name in ("forget_learning_rate", "retain_learning_rate", "forget_weight", "retain_weight", "weight_decay",
                      "forget_clip", "retain_clip", "average_half_life", "stop_below", "preview_every",
-                     "robust_learning_rate"):  # fmt: skip
+                     "robust_learning_rate",
+                     "robust_label_rate"):  # fmt: skip
             check_at_least(self, name, 0)
         check_at_least(self, "divergence_factor", 1)
         if self.stop_below > 1:
@@ -138,47 +139,11 @@ def check_attack(config: EngineConfig) -> None:
     for entry in dataclasses.fields(config):
         if entry.name.startswith("robust_") and not config.robust and getattr(config, entry.name) != entry.default:
             raise UsageError(f"{flag(entry.name)} {getattr(config, entry.name)} has no effect without --robust")
-
-
-def check_literals(config: Any) -> None:
-    """Hold every ``Literal`` field of a dataclass to its choices (``UsageError`` otherwise)."""
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            raise UsageError(
-                f"{flag(name)} {getattr(config, name)!r} is not one of {', '.join(map(str, get_args(hint)))}"
-            )
-
-
-def check_types(config: Any) -> None:
-    """Hold numeric fields to numbers (``UsageError``): YAML reads ``2e-4`` as text, and half a step does not exist."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if hint is int and not whole:
-            raise UsageError(f"{flag(name)} {value!r} is not a whole number")
-        if hint is float and not (whole or isinstance(value, float)):
-            raise UsageError(f"{flag(name)} {value!r} is not a number (YAML needs 2.0e-4, not 2e-4)")
-        if hint is bool and not isinstance(value, bool):
-            raise UsageError(f"{flag(name)} {value!r} is not true or false")
-
-
-def check_at_least(config: Any, name: str, least: float) -> None:
-    """Hold a numeric field to its lower bound (``UsageError`` otherwise); NaN and infinity are refused too."""
-    value = getattr(config, name)
-    if not least <= value < math.inf:
-        raise UsageError(f"{flag(name)} {value} must be at least {least}")
-
-
-def check_share(config: Any, name: str, *, below_one: bool = False) -> None:
-    """Hold a field to [0, 1], or to [0, 1) (``UsageError`` otherwise); NaN is refused too."""
-    value = getattr(config, name)
-    if not 0 <= value <= 1 or (below_one and value == 1):
-        raise UsageError(f"{flag(name)} {value} must lie in [0, 1{')' if below_one else ']'}")
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field name."""
-    return "--" + name.replace("_", "-")
+    unused = {"weights": ("robust_label_rate",), "label": ("robust_learning_rate",)}.get(config.robust_target, ())
+    for entry in dataclasses.fields(config):
+        if entry.name in unused and getattr(config, entry.name) != entry.default:
+            value = f"{flag(entry.name)} {getattr(config, entry.name)}"
+            raise UsageError(f"{value} has no effect with --robust-target {config.robust_target}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -225,7 +190,7 @@ OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpoin
 # Values that say nothing: a configuration from before the setting existed has the same identity.
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
           "replay_guidance": 1.0, "replay_confidence": 0.0, "stop_classifier": "", "forget_moments": "full",
-          "retain_moments": "full"}  # fmt: skip
+          "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.02}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 

@@ -11,7 +11,8 @@ from pipelines.provenance import earlier_classes
 from pipelines.replay import check_confidence
 from pipelines.sources import REPLAY, check_source, default_source
 
-from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag, from_dict, to_dict
+from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, from_dict, to_dict
+from .fields import flag
 from .method import Method, method_class
 
 DEFAULT_METHOD = "retain_posterior"

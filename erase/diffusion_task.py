@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipelines.embedding import label_table
+from pipelines.embedding import label_table, label_table_name
+from pipelines.randomness import generator
 from pipelines.ranks import from_first, sum_over_ranks
 
 from .config import EngineConfig
@@ -58,6 +59,24 @@ class DiffusionTask:
     def relearning_loss(self, batch: Batch) -> Tensor:
         """The denoising loss that an attacker would minimise."""
         return batch.share * self.workspace.denoising(batch.noised).denoising.mean()
+
+    @torch.no_grad()
+    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
+        """Each erased row starts as itself, the null row, the mean of the retained rows, or one of them."""
+        workspace, name = self.workspace, label_table_name(self.workspace.model.transformer)
+        table, draws = self.parameters[name], generator(workspace.seed, "label attack", step, phase)
+        retained = torch.tensor(workspace.retained_classes, device=table.device)
+        mask = torch.zeros_like(table, dtype=torch.bool)
+        for label in workspace.forget_classes:
+            one = retained[int(torch.randint(len(retained), (), generator=draws))]
+            starts = (table[label], table[workspace.model.null_class], table[retained].mean(0), table[one])
+            table[label] = starts[int(torch.randint(len(starts), (), generator=draws))].clone()
+            mask[label] = True
+        return {name: mask}
+
+    def attacked_label_loss(self, batch: Batch) -> Loss:
+        """The method's forget loss under an attacked row."""
+        return contribution(self.method.attacked_label_loss(self.workspace, batch), batch)
 
     @torch.no_grad()
     def probe_loss(self) -> float:

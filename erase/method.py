@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.errors import UsageError
 
 from . import methods
-from .config import check_literals, check_share, check_types, option
+from .fields import check_literals, check_share, check_types, option
 from .optimizers import PhaseMasks
 from .task import Loss
 from .workspace import Batch, Workspace
@@ -70,6 +70,10 @@ class Method:
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """The loss that removes the class, always minimised."""
         raise NotImplementedError
+
+    def attacked_label_loss(self, workspace: Workspace, batch: Batch) -> Loss:
+        """The forget loss where the erased rows are an attacker's: the same, unless the method has a better target."""
+        return self.forget_loss(workspace, batch)
 
     def retain_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """The loss that keeps everything else: ordinary denoising of the retain set."""

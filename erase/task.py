@@ -52,6 +52,17 @@ class Task(Protocol):
         """The attacker's loss (), to minimise."""
         ...
 
+    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
+        """Put the erased label's own weights where an attacker might begin, in place.
+
+        Returns bool masks of those weights by parameter name.
+        """
+        ...
+
+    def attacked_label_loss(self, batch: Any) -> Loss:
+        """The forget loss where the label's own weights are an attacker's."""
+        ...
+
     def probe_loss(self) -> float:
         """Retain loss on one fixed batch, without gradient; the divergence guard watches it."""
         ...

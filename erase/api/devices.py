@@ -6,7 +6,8 @@ from pipelines.errors import UsageError
 from pipelines.launcher import local_rank, num_launched
 from pipelines.ranks import num_ranks
 
-from ..config import EngineConfig, flag
+from ..config import EngineConfig
+from ..fields import flag
 
 
 def pick_device(device: str) -> torch.device:

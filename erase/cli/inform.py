@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from erase.config import flag
+from erase.fields import flag
 
 from . import print_json
 from .options import model_option, show, table

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from erase.config import OWN_OPTIONS, EngineConfig, ErasureConfig, flag
+from erase.config import OWN_OPTIONS, EngineConfig, ErasureConfig
+from erase.fields import flag
 from pipelines.errors import UsageError
 
 Command = Callable[..., Any]

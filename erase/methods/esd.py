@@ -10,7 +10,7 @@ import torch
 from pipelines.diffusion import denoising_loss
 from pipelines.errors import UsageError
 
-from ..config import option
+from ..fields import option
 from ..method import Method
 from ..task import Loss
 from ..workspace import Batch, Workspace

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from pipelines.diffusion import denoising_loss
 from pipelines.errors import UsageError
 
-from ..config import flag, option
+from ..fields import flag, option
 from ..method import DenoisingMethod
 from ..task import Loss
 from ..workspace import Batch, Workspace

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import check_share, option
 from ..evidence import forget_gradient_mask
+from ..fields import check_share, option
 from ..method import DenoisingMethod
 from ..optimizers import PhaseMasks
 from ..task import Loss

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pipelines.errors import UsageError
 
-from ..config import check_share, option
 from ..evidence import forget_gradient_mask
+from ..fields import check_share, option
 from ..method import DenoisingMethod, map_labels, other_class
 from ..optimizers import PhaseMasks
 from ..task import Loss

@@ -11,7 +11,7 @@ s2_r = sum_c p_c [s2_c + (mu_c - mu_r)^2], as a Gaussian KL without gradient to 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor
 from pipelines.diffusion import Noised, NoiseSchedule, denoising_loss, gaussian_kl
 from pipelines.embedding import label_table
 
-from ..config import check_share, option
 from ..evidence import forget_gradient_mask, with_null_row
+from ..fields import check_share, option
 from ..method import Method, other_class
 from ..optimizers import PhaseMasks
 from ..task import Loss
@@ -99,6 +99,10 @@ class RetainPosterior(Method):
         kl = gaussian_kl(target_mean, target_log_variance, mean, log_variance) / torch.tensor(2.0).log()
         plain = denoising_loss(schedule, output.detach(), noised).simple.mean()
         return Loss((noise_pred - target_noise).square().mean() + kl.mean(), plain)
+
+    def attacked_label_loss(self, workspace: Workspace, batch: Batch) -> Loss:
+        """An attacked row may lie anywhere, also beside a retained one: only the mixture is right everywhere."""
+        return replace(self, replacement="posterior").forget_loss(workspace, batch)
 
     @torch.no_grad()
     def target(self, workspace: Workspace, batch: Batch) -> tuple[Tensor, Tensor]:

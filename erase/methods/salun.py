@@ -12,8 +12,8 @@ import torch
 
 from pipelines.diffusion import denoising_loss
 
-from ..config import check_share, option
 from ..evidence import forget_gradient_mask
+from ..fields import check_share, option
 from ..method import Method, map_labels, other_class
 from ..optimizers import PhaseMasks
 from ..task import Loss

@@ -17,7 +17,7 @@ from pipelines.diffusion import draw_noise
 from pipelines.errors import UsageError
 from pipelines.ranks import in_parts, sum_over_ranks
 
-from ..config import check_at_least, option
+from ..fields import check_at_least, option
 from ..method import DenoisingMethod
 from ..optimizers import loss_gradients
 from ..task import Loss

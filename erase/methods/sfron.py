@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from pipelines.errors import UsageError
 from pipelines.ranks import sum_over_ranks
 
-from ..config import option
 from ..evidence import fisher_ratio_mask
+from ..fields import option
 from ..method import DenoisingMethod
 from ..optimizers import PhaseMasks
 from ..task import Loss

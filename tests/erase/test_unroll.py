@@ -5,8 +5,9 @@ import torch
 
 from erase.config import EngineConfig
 from erase.optimizers import PhaseMasks, PhaseStepper, loss_gradients
-from erase.unroll import attack_length, restored, unrolled_gradients
+from erase.unroll import attack_length, attacks_label, restored, unrolled_gradients
 from erase.update import Updater
+from pipelines.errors import UsageError
 
 
 def unrolled(task, config, *, step=2, phase=1, weight=1.0):
@@ -79,3 +80,44 @@ def test_weights_come_back_when_an_attack_fails(toy):
             each.add_(1e8).mul_(float("nan"))
         raise KeyboardInterrupt
     assert all(torch.equal(before[name], each) for name, each in task.parameters.items())
+
+
+@pytest.mark.parametrize("attacker", ["adam", "sgd"])
+def test_an_attack_on_the_label_moves_its_row_alone_and_leaves_the_row_no_gradient(toy, attacker):
+    config = EngineConfig(
+        robust=True, robust_steps=6, robust_target="label", robust_label_rate=0.05, robust_attacker=attacker
+    )
+    task, by_hand = toy.ToyTask(), toy.ToyTask()
+    before = toy.weights_of(task)
+    _, gradients = unrolled(task, config)
+    assert all(torch.equal(before[name], each) for name, each in task.parameters.items())
+
+    # The row starts at the mean of the others and takes n steps by itself.
+    weights, batch = list(by_hand.parameters.values()), by_hand.forget_batch(2, 1)
+    g0 = loss_gradients(by_hand.forget_loss(batch).objective, weights)
+    table = by_hand.parameters["table"]
+    row = table[: toy.FORGET_LABEL].mean(0).detach().clone().requires_grad_(True)
+    optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[attacker]([row], lr=0.05)
+    for number in range(attack_length(6, seed=7, step=2, phase=1)):
+        table.data[toy.FORGET_LABEL] = row.detach()
+        gradient = loss_gradients(by_hand.relearning_loss(by_hand.relearning_batch(2, 6 + number)), weights)
+        row.grad = gradient[0][toy.FORGET_LABEL].clone()
+        optimizer.step()
+    table.data[toy.FORGET_LABEL] = row.detach()
+    g1 = loss_gradients(by_hand.forget_loss(batch).objective, weights)
+    assert g1[0][toy.FORGET_LABEL].abs().sum() > 0
+    g1[0][toy.FORGET_LABEL] = 0
+    for mine, first, second in zip(gradients, g0, g1, strict=True):
+        torch.testing.assert_close(mine, first + second, rtol=1e-4, atol=1e-6)
+
+
+def test_both_attacks_take_turns():
+    config = EngineConfig(robust=True, robust_target="both", robust_every=3)
+    assert [attacks_label(config, step) for step in (0, 3, 6, 9)] == [False, True, False, True]
+
+
+def test_a_rate_of_an_attack_that_is_not_made_is_refused():
+    with pytest.raises(UsageError, match=r"--robust-label-rate 0.1 has no effect with --robust-target weights"):
+        EngineConfig(robust=True, robust_label_rate=0.1)
+    with pytest.raises(UsageError, match=r"--robust-learning-rate 0.1 has no effect with --robust-target label"):
+        EngineConfig(robust=True, robust_target="label", robust_learning_rate=0.1)

@@ -68,6 +68,17 @@ class ToyTask:
     def relearning_loss(self, batch: Any) -> Tensor:
         return self.error(batch)
 
+    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
+        table = self.parameters["table"]
+        with torch.no_grad():
+            table[FORGET_LABEL] = table[:FORGET_LABEL].mean(0)
+        mask = torch.zeros_like(table, dtype=torch.bool)
+        mask[FORGET_LABEL] = True
+        return {"table": mask}
+
+    def attacked_label_loss(self, batch: Any) -> Loss:
+        return self.forget_loss(batch)
+
     def probe_loss(self) -> float:
         return float(self.error(self.batch("retain", -1, 0, size=64)).detach())
 
