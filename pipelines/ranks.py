@@ -20,6 +20,7 @@ from .launcher import check_launch, num_launched
 Value = TypeVar("Value")
 PATIENCE = timedelta(days=7)  # for one another: rank 0 may score for days
 LAST_WORDS = timedelta(minutes=5)  # for what rank 0 still writes when a run ends early
+FAREWELL = timedelta(seconds=10)  # for the others to read that it is written: rank 0 holds the place where they meet
 BUCKET = 1 << 25  # bytes of small tensors that are exchanged together
 ALONE = ContextVar("alone", default=False)  # inside ``on_first``
 STORE: list[dist.Store] = []  # where the ranks of this launch met
@@ -193,11 +194,13 @@ def first_finishes(work: Callable[[], None]) -> None:
     if is_first():
         work()
     for store in STORE if num_ranks() > 1 else ():
-        if is_first():
-            store.set("written", "")
-        else:
-            with suppress(RuntimeError):  # rank 0 has left, or takes too long
+        with suppress(RuntimeError):  # another rank has left, or takes too long
+            if is_first():
+                store.set("written", "")
+                store.wait([f"read by {number}" for number in range(1, num_ranks())], FAREWELL)
+            else:
                 store.wait(["written"], LAST_WORDS)
+                store.set(f"read by {rank()}", "")
 
 
 def check_same(facts: dict[str, str]) -> None:

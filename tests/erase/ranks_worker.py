@@ -173,9 +173,9 @@ def command(*, arguments: list[str], breaks: str = "", until: str = "") -> int:
     """One command line; ``breaks`` says what goes wrong on which rank."""
     number = int(os.environ["RANK"])
     if breaks == "save" and number == 0:
-        from erase.api import keeping
+        from erase.api import cards
 
-        keeping.save = lambda *_, **__: (_ for _ in ()).throw(OSError("no space left on device"))
+        cards.save = lambda *_, **__: (_ for _ in ()).throw(OSError("no space left on device"))
     if breaks == "loss":  # of rank 1 alone, from step 5 on
         loss_of, seen = DiffusionTask.forget_loss, []
 
