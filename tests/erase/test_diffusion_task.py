@@ -106,6 +106,33 @@ def test_travel_is_how_far_the_rows_have_moved(make_task):
     assert travel["null_row_travel"] == pytest.approx(2, rel=1e-5)
 
 
+def test_an_attack_on_the_label_begins_at_known_rows_and_may_move_nothing_else(make_task):
+    task = make_task(forget_classes=(3, 8))
+    table = label_table(task.workspace.model.transformer)
+    before, retained = table.detach().clone(), task.workspace.retained_classes
+    starts = torch.cat([before, before[retained].mean(0, keepdim=True)])
+    seen = set()
+    for step in range(40):
+        ((name, mask),) = task.begin_label_attack(step, 0).items()
+        assert task.parameters[name] is table and mask.any(1).nonzero()[:, 0].tolist() == [3, 8] and mask[[3, 8]].all()
+        assert torch.equal(table[retained], before[retained]) and torch.equal(table[10], before[10])
+        place = (starts - table[3].detach()).norm(dim=1).argmin().item()
+        assert torch.allclose(starts[place], table[3])
+        seen.add(place)
+        with torch.no_grad():
+            table.copy_(before)
+    assert {3, 10, 11} < seen and seen <= {3, 10, 11, *retained}  # itself, null, the mean, and retained rows
+
+
+def test_under_an_attacked_row_only_the_mixture_is_the_target(make_task):
+    """A row may lie beside a retained one, where the replacement class would be wrong."""
+    task, mixture = make_task("retain_posterior"), make_task("retain_posterior", replacement="posterior")
+    batch = task.forget_batch(0, 0)
+    attacked = task.attacked_label_loss(batch).objective
+    assert torch.equal(attacked, mixture.forget_loss(batch).objective)
+    assert not torch.equal(attacked, task.forget_loss(batch).objective)
+
+
 def test_a_score_needs_a_scorer(make_task):
     scores = {"forget_accuracy": 0.1, "retain_accuracy": 0.9}
     assert make_task(scorer=lambda: scores).score() == scores
