@@ -51,6 +51,7 @@ def evaluate(
         num_classes=models["original"].num_classes,
         reference=reference,
         training_features=training_features,
+        inception_head=scorer.head,
         seed=protocol.first_seed,
         earlier_classes=tuple(earlier_classes),
     )

@@ -24,6 +24,7 @@ class Scorer(Protocol):
     feature_space: str  # "inception", or the classifier whose features are used
     num_classes: int
     num_features: int
+    head: Tensor | None  # (1008, D) from Inception features to logits; None for other features
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and features (B, D), float32 on the CPU, of uint8 images (B, 3, H, W)."""
@@ -32,6 +33,8 @@ class Scorer(Protocol):
 
 class ClassifierScorer:
     """Logits and features from one pass of the same classifier."""
+
+    head = None
 
     def __init__(self, classifier: Classifier, *, feature_space: str) -> None:
         self.classifier = classifier
@@ -56,6 +59,7 @@ class InceptionScorer:
         self.name = fingerprinted_name(classifier)
         self.num_classes = classifier.num_classes
         self.num_features = num_features
+        self.head = network.fc.weight.detach().float().cpu() if hasattr(network, "fc") else None
 
     @torch.no_grad()
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:

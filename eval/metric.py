@@ -43,6 +43,7 @@ class Context:
     seed: int
     reference: Reference | None = None  # held-out real images of the retained classes; None: no metric looks at them
     training_features: Tensor = NO_FEATURES  # (M, D); empty unless copies are looked for
+    inception_head: Tensor | None = None  # (1008, D) from features to logits; None: these are not Inception's
     earlier_classes: tuple[int, ...] = ()  # erased before: neither forget nor retained classes
 
     def has(self, need: str) -> bool:
@@ -50,6 +51,7 @@ class Context:
         return {
             "reference_features": self.reference is not None and len(self.reference.features) > 0,
             "training_features": len(self.training_features) > 0,
+            "inception_head": self.inception_head is not None,
         }[need]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import poly_mmd
 
 from eval.metric import Batch, Context, displays, metric_class, metric_names, title
@@ -33,8 +34,9 @@ def context_of(*, reference_features=None, training_features=None, forget_classe
     )
     training = torch.empty(0, D) if training_features is None else training_features
     return Context(
-        forget_classes=forget_classes, num_classes=K, reference=reference, training_features=training, seed=0
-    )
+        forget_classes=forget_classes, num_classes=K, reference=reference, training_features=training, seed=0,
+        inception_head=torch.randn(9, D, generator=torch.Generator().manual_seed(3)),
+    )  # fmt: skip
 
 
 def batch_of(n=120, *, seed=0, forget_classes=(1, 4)):
@@ -270,3 +272,27 @@ def test_drawing_too_little_variety_is_not_copying():
     batch = replace(batch_of(300), features=fresh * 0.3, class_labels=torch.zeros(300, dtype=torch.long))
     context = context_of(training_features=training, reference_features=held_out)
     assert computed("nearest", [batch], context)["copying"].value == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_inception_score_is_that_of_torchmetrics(context):
+    """torchmetrics takes the logits as features of a network of our own, and one split."""
+    batches = [batch_of(seed=seed) for seed in range(3)]
+    found = computed("inception_score", batches, context)["inception_score"]
+    features = torch.cat([batch.retained_features for batch in batches])
+    theirs = InceptionScore(feature=torch.nn.Flatten(), splits=1, normalize=True)
+    theirs.features = [features @ context.inception_head.T]
+    assert found.value == pytest.approx(theirs.compute()[0].item(), rel=1e-5) and found.n == len(features)
+
+
+def test_the_inception_score_lies_between_one_and_the_number_of_kinds(context):
+    sure = replace(context, inception_head=1000 * torch.eye(D)[:5])
+    batch = replace(batch_of(100), class_labels=torch.zeros(100, dtype=torch.long))
+    alike, varied = torch.zeros(100, D), torch.eye(D)[torch.arange(100) % 5]
+    assert computed("inception_score", [replace(batch, features=alike)], sure)[
+        "inception_score"
+    ].value == pytest.approx(1)
+    assert computed("inception_score", [replace(batch, features=varied)], sure)[
+        "inception_score"
+    ].value == pytest.approx(5)
+    broken = replace(batch, features=varied.index_fill(0, torch.tensor([3]), torch.nan))
+    assert computed("inception_score", [broken], sure)["inception_score"].value is None
