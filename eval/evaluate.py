@@ -41,9 +41,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The result record of two or more models, among them ``original`` and ``erased``, on identical noise.
 
-    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default those that
-    the classifier finds nearest. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those
-    whose needs are not met. Raises ``UsageError`` for models, classes or references that do not fit.
+    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default the nearest
+    to the classifier. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those whose needs
+    are not met. Raises ``UsageError`` for models, classes or references that do not fit.
     """
     check_models(models, forget_classes=forget_classes, scorer=scorer, reference=reference)
     context = Context(
