@@ -41,8 +41,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The result record of two or more models, among them ``original`` and ``erased``, on identical noise.
 
-    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default the nearest
-    to the classifier. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those whose needs
+    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default the
+    classifier's choice. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those whose needs
     are not met. Raises ``UsageError`` for models, classes or references that do not fit.
     """
     check_models(models, forget_classes=forget_classes, scorer=scorer, reference=reference)
