@@ -41,20 +41,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """The result record of two or more models, among them ``original`` and ``erased``, on identical noise.
 
-    ``earlier_classes`` were erased before and count in no value but their own; ``neighbours`` are by default the
-    classifier's choice. ``metrics`` names files of ``eval/metrics``, none means all; ``skipped`` lists those whose needs
-    are not met. Raises ``UsageError`` for models, classes or references that do not fit.
+    ``earlier_classes`` were erased before and count in no value but their own; no ``neighbours`` leaves them to the
+    classifier, no ``metrics`` means all files of ``eval/metrics``; ``skipped`` lists those whose needs are not met.
+    Raises ``UsageError`` for models, classes or references that do not fit.
     """
     check_models(models, forget_classes=forget_classes, scorer=scorer, reference=reference)
     context = Context(
-        forget_classes=tuple(forget_classes),
-        num_classes=models["original"].num_classes,
-        reference=reference,
-        training_features=training_features,
-        inception_head=scorer.head,
-        seed=protocol.first_seed,
-        earlier_classes=tuple(earlier_classes),
-    )
+        forget_classes=tuple(forget_classes), earlier_classes=tuple(earlier_classes), reference=reference,
+        num_classes=models["original"].num_classes, training_features=training_features,
+        inception_head=scorer.head, seed=protocol.first_seed,
+    )  # fmt: skip
     chosen, skipped = choose_metrics(metrics or metric_names(), context)
 
     # Every model draws the same requests; nothing but its weights differs.
@@ -63,8 +59,8 @@ def evaluate(
         name: score_model(model, chosen, context, **drawing, progress=f"evaluate {name}" if progress else "")
         for name, model in models.items()
     }
-    about = {"context": context, "neighbours": neighbours, "skipped": skipped}
-    record = assemble(models, scores, protocol=protocol, scorer=scorer, **about)
+    found = {"context": context, "neighbours": neighbours, "skipped": skipped, "protocol": protocol, "scorer": scorer}
+    record = assemble(models, scores, **found)
     return {**record, "earlier": score_earlier(models, earlier_classes, **drawing)}
 
 
