@@ -48,8 +48,7 @@ def count_memory(
 ) -> list[PhaseMemory]:
     """Peak memory of preparation, forget and retain phases, and of a log line, on ``device``.
 
-    ``vae_weights`` is the number of the VAE's weights. The base process, cached data and allocator overhead are not
-    counted.
+    ``vae_weights`` is the number of the VAE's weights. Cached data and the overhead of the allocator are not counted.
     """
     engine = config.engine
     weights = num_weights(transformer_config)
@@ -88,11 +87,18 @@ def copies(config: ErasureConfig, method: Method, weights: int, device: torch.de
     if method.mask_density < 1:
         packed = config.engine.forget_moments == "packed" and not method.masks_retain
         found["masks"] = weights + (0 if packed else BYTES * weights)
-    if device.type == "cpu":
-        found["last good weights"] = BYTES * weights  # on a GPU they are in the memory of the host
+    if device.type == "cpu":  # on a GPU both are in the memory of the host
+        found["last good weights"] = BYTES * weights
+        found["program"] = program_bytes()
     if config.engine.average_half_life:
         found["average"] = BYTES * weights
     return found
+
+
+@lru_cache
+def program_bytes() -> int:
+    """What this process takes by itself, libraries included, before a model is loaded."""
+    return psutil.Process().memory_info().rss
 
 
 def moments(engine: EngineConfig, method: Method, weights: int) -> dict[str, int]:
