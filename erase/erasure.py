@@ -22,6 +22,7 @@ from .diffusion_task import DiffusionTask
 from .evidence import cached_fisher
 from .interrupt import stoppable
 from .loop import LoopResult, run_loop
+from .memory import LARGE_MODEL, return_freed_memory
 from .method import Method
 from .optimizers import PhaseMasks
 from .workspace import Workspace
@@ -89,6 +90,8 @@ def load_original(config: ErasureConfig, *, device: torch.device | str) -> DiT:
     model = load(config.model, device=device, vae=config.vae, time_embedding=time_embedding)
     if config.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
+    if model.device.type == "cpu" and sum(each.nbytes for each in model.transformer.parameters()) > LARGE_MODEL:
+        return_freed_memory()
     return model
 
 

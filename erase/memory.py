@@ -4,6 +4,7 @@ Weights, moments and copies follow from the number of weights. Activations are c
 backward pass on tensors without storage: what is alive at the same time, transients included.
 """
 
+import ctypes
 import dataclasses
 import importlib.util
 import json
@@ -27,6 +28,8 @@ from .method import Method
 
 BYTES = 4  # of a float32
 MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYTES / 256)}  # for each weight kept
+LARGE_BLOCK, LARGE_MODEL = 2**20, 2**30  # bytes; of the weights of a model that is worth it
+MALLOPT_TRIM, MALLOPT_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 RESERVE = 0.9  # of the free memory that a plan may fill: allocators keep some
 
 
@@ -190,6 +193,17 @@ class LiveBytes(TorchDispatchMode):
     def free(self, size: int) -> None:
         """A storage has gone."""
         self.live -= size
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large blocks back to the system as soon as they are freed, where it can be told so.
+
+    It would keep some of what a training step of a large model frees, on top of what the plan counts.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc
+        for option in (MALLOPT_TRIM, MALLOPT_MMAP):
+            library.mallopt(option, LARGE_BLOCK)
 
 
 def free_bytes(device: torch.device) -> int:

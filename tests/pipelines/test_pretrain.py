@@ -1,9 +1,10 @@
 """Pre-training: adaLN-Zero, augmentation, and an image folder to a model folder that resumes and is never mixed up."""
 
 import math
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,12 +222,9 @@ def killed_at_first_checkpoint(data: Path, folder: Path) -> None:
 def test_a_killed_run_resumes_bit_for_bit(made: Made, tmp_path: Path) -> None:
     """Killed inside the transformer's training: the finished stages are kept, and the result is the same."""
     folder = tmp_path / "model"
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=killed_at_first_checkpoint, args=(made.data, folder))
-    process.start()
-    process.join(300)
-    process.kill()
-    assert process.exitcode == -signal.SIGKILL and not folder.exists()
+    command = [sys.executable, __file__, str(made.data), str(folder)]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, timeout=300)
+    assert killed.returncode == -signal.SIGKILL and not folder.exists()
     work_dir = tmp_path / "model.partial"
     assert torch.load(work_dir / "transformer.checkpoint", weights_only=True)["step"] == 250
 
@@ -238,3 +236,8 @@ def test_a_killed_run_resumes_bit_for_bit(made: Made, tmp_path: Path) -> None:
 def test_recipes_come_back_from_provenance(made: Made) -> None:
     assert recipe_of(load(made.folder).provenance) == RECIPE
     assert recipe_of({}) is None
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # as the tests have, so that sums have one order
+    killed_at_first_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
