@@ -19,7 +19,8 @@ from pipelines.embedding import tie_embedders
 from pipelines.model import DiT, save
 
 WNIDS = ("n02099601", "n01440764")  # golden retriever, tench
-ONE_STEP = ["--steps", "1", "--forget-learning-rate", "1e-6", "--retain-learning-rate", "1e-6", "--forget-batch-size", "1", "--retain-batch-size", "1", "--precision", "bf16",
+ONE_STEP = ["--steps", "1", "--forget-learning-rate", "1e-6", "--retain-learning-rate", "1e-6",
+            "--forget-batch-size", "1", "--retain-batch-size", "1", "--precision", "bf16",
             "--no-diagnostics", "--memory", "fixed", "--protocol", "none", "--device", "cpu"]  # fmt: skip
 
 
