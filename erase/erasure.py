@@ -11,7 +11,7 @@ from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
 from pipelines.posterior import PosteriorRecipe, train_posterior
-from pipelines.provenance import earlier_classes
+from pipelines.provenance import earlier_classes, retained_classes
 from pipelines.ranks import copy_from_first, num_ranks, on_first
 from pipelines.replay import Replay, replay_latents
 from pipelines.sources import training_latents
@@ -111,7 +111,7 @@ def prepare(
     if "replay" in method.needs:
         replay = replay_of(config, earlier)
         kept_latents = replay_latents(model, replay, seed=config.seed, cache_dir=cache_dir, progress=progress)
-    retained = [index for index in range(model.num_classes) if index not in (*config.forget_classes, *earlier)]
+    retained = retained_classes(model.provenance, config.forget_classes, num_classes=model.num_classes)
     workspace = Workspace(
         model=model,
         forget_classes=config.forget_classes,

@@ -122,9 +122,19 @@ def num_fishers(method: Method) -> int:
 
 def num_weights(transformer_config: dict[str, Any]) -> int:
     """Trainable weights of a DiT with tied embedders."""
+    return sum(each.numel() for each in meta_transformer(described(transformer_config)).parameters())
+
+
+@lru_cache
+def meta_transformer(description: str) -> DiTTransformer2DModel:
+    """The DiT of a ``described`` configuration without storage, made once; not to be changed."""
     with torch.device("meta"):
-        transformer = tied_transformer(transformer_config)
-    return sum(each.numel() for each in transformer.parameters())
+        return tied_transformer(json.loads(description))
+
+
+def described(transformer_config: dict[str, Any]) -> str:
+    """A configuration as JSON, to keep what was counted under it."""
+    return json.dumps(dict(transformer_config), sort_keys=True, default=str)
 
 
 def tied_transformer(transformer_config: dict[str, Any]) -> DiTTransformer2DModel:
@@ -138,9 +148,12 @@ def training_bytes(
     transformer_config: dict[str, Any], config: ErasureConfig, batch_size: int, *, device: torch.device
 ) -> int:
     """Peak bytes of gradients and activations of one forward and backward pass at a batch size."""
-    described = json.dumps(dict(transformer_config), sort_keys=True, default=str)
     return count_training_bytes(
-        described, batch_size, device.type, checkpointing=config.gradient_checkpointing, bf16=config.precision == "bf16"
+        described(transformer_config),
+        batch_size,
+        device.type,
+        checkpointing=config.gradient_checkpointing,
+        bf16=config.precision == "bf16",
     )
 
 

@@ -39,13 +39,13 @@ def scheduled(peak: float, schedule: str, step: int, *, steps: int) -> float:
 
 
 def loss_gradients(objective: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
-    """Gradients of ``objective`` () as tensors of their own; zeros for a parameter that it does not reach.
+    """Gradients of ``objective`` () in these parameters alone; zeros for one that it does not reach.
 
-    They keep the memory layout of the parameters, which the fused optimizer relies on.
+    They are tensors of their own in the memory layout of the parameters, which the fused optimizer relies on.
     """
     for parameter in parameters:
         parameter.grad = None
-    objective.backward()
+    objective.backward(inputs=list(parameters))
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     for parameter in parameters:
         parameter.grad = None

@@ -95,18 +95,12 @@ def simulate_attack(
     first = phase * config.robust_steps
     for number in range(attack_length(config.robust_steps, seed=seed, step=step, phase=phase)):
         loss = task.relearning_loss(task.relearning_batch(step, first + number))
-        gradients = gradients_in(loss, attacked)
+        gradients = loss_gradients(loss, attacked)
         sum_over_ranks(gradients)
         for place, (parameter, gradient) in enumerate(zip(attacked, gradients, strict=True)):
             parameter.grad = gradient if masks is None else gradient * masks[place]
         attacker.step()
     attacker.zero_grad()
-
-
-def gradients_in(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
-    """Gradients in some parameters alone, in their memory layout."""
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return [torch.empty_like(each).detach().copy_(grad) for each, grad in zip(parameters, found, strict=True)]
 
 
 @contextmanager

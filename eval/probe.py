@@ -159,6 +159,11 @@ def measure(
     )
 
 
+def other_classes(model: DiT, class_label: int) -> list[int]:
+    """Every class but the one that is attacked."""
+    return [index for index in range(model.num_classes) if index != class_label]
+
+
 def seeded_batches(budget: Budget, class_label: int) -> Iterator[tuple[Tensor, list[int]]]:
     """Labels (B,) and image seeds of the images that are measured, the same that ``measure`` draws."""
     seeds = [image_seed(budget.protocol.first_seed, class_label, number) for number in range(budget.num_images)]

@@ -39,6 +39,12 @@ def earlier_classes(provenance: Provenance, forget_classes: Iterable[int]) -> tu
     return tuple(label for label in erased_classes(provenance) if label not in set(forget_classes))
 
 
+def retained_classes(provenance: Provenance, forget_classes: Iterable[int], *, num_classes: int) -> list[int]:
+    """The classes that a model of this provenance still has once ``forget_classes`` are erased from it."""
+    removed = {*forget_classes, *erased_classes(provenance)}
+    return [index for index in range(num_classes) if index not in removed]
+
+
 def marked(labels: Sequence[str], erased: Iterable[int]) -> list[str]:
     """Class labels in which every name of an erased class says so; ``unmarked`` is the exact inverse."""
     gone = set(erased)

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from eval.protocol import Protocol
 from pipelines.classes import ClassNames
-from pipelines.embedding import tie_embedders, untied_state_dict
+from pipelines.embedding import untied_state_dict
 from pipelines.files import read_json
 from pipelines.launcher import num_launched
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
@@ -21,9 +21,20 @@ from pipelines.sources import REPLAY
 
 from ..config import ErasureConfig
 from ..configure import method_of
-from ..memory import BYTES, RESERVE, count_memory, fit_memory, free_bytes, moments, num_fishers, peak
+from ..memory import (
+    BYTES,
+    RESERVE,
+    count_memory,
+    described,
+    fit_memory,
+    free_bytes,
+    meta_transformer,
+    moments,
+    num_fishers,
+    peak,
+)
 from ..method import Method
-from .watching import described, line_of
+from . import watching
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
@@ -34,8 +45,7 @@ def count(
 ) -> dict[str, Any]:
     """Everything countable about a run, as plain JSON types."""
     settings = transformer_config(config.model)
-    transformer = on_meta(DiTTransformer2DModel, settings)
-    tie_embedders(transformer, time_embedding="diffusers", check=False)
+    transformer = meta_transformer(described(settings))
     names, method = load_classes(config.model), method_of(config)
     earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
     removed = (*config.forget_classes, *earlier)
@@ -50,7 +60,7 @@ def count(
     return {
         "erase": [names[index].name for index in config.forget_classes],
         "erased_before": [names[index].name for index in earlier],
-        "neighbours": described(config.model, neighbours),
+        "neighbours": watching.described(config.model, neighbours),
         "warnings": sibling_warnings(names, removed),
         "model": config.model,
         "method": config.method,
@@ -151,7 +161,8 @@ def tell(config: ErasureConfig, neighbours: Sequence[int]) -> None:
     for sentence in sibling_warnings(names, (*config.forget_classes, *earlier)):
         print(f"warning: {sentence}", file=sys.stderr)
     if neighbours:
-        print(f"neighbours: {', '.join(map(line_of, described(config.model, neighbours)))}", file=sys.stderr)
+        watched = map(watching.line_of, watching.described(config.model, neighbours))
+        print(f"neighbours: {', '.join(watched)}", file=sys.stderr)
 
 
 def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -232,7 +243,7 @@ def text(plan: Mapping[str, Any]) -> str:
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
             *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
-            *([f"neighbours {', '.join(map(line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
+            *([f"neighbours {', '.join(map(watching.line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
             f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
             f"data       {plan['data']}",
             f"prepares   {', '.join(plan['needs']) or 'nothing'}",

@@ -17,7 +17,7 @@ from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import is_safetensors
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
-from pipelines.provenance import erased_classes
+from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import load_tensors, save_tensors
 
@@ -29,7 +29,7 @@ from .cards import write_card
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
 from .result import Result
-from .scoring import PROBE, show
+from .scoring import PROBE, control_class, show
 
 KIND = "dit-erase probe 1"
 
@@ -148,8 +148,7 @@ def budget_of(
     asked = dict(record["asked"])
     protocol = Protocol(**asked.pop("protocol"))
     latents, forget = images_of(original, config, data or config.data, cache_dir=cache_dir(), progress=progress)
-    removed = {*config.forget_classes, *erased_classes(original.provenance)}
-    others = [index for index in range(original.num_classes) if index not in removed]
+    others = retained_classes(original.provenance, config.forget_classes, num_classes=original.num_classes)
     images = latents.of_classes(others).joined(forget) if config.retain_images else latents
     scorer = protocol_scorer(original, protocol, Judges(**asked))
     return Budget(
@@ -180,17 +179,6 @@ def attack(
                 found[name][who] = kept_attack(name, model, label, budget)
                 bar.update()
     return found
-
-
-def control_class(record: Mapping[str, Any], budget: Budget) -> int:
-    """A retained class that the attacker has images of: the nearest neighbour that has any (``UsageError``: none)."""
-    removed = {*record["forget_classes"], *erased_classes(budget.original.provenance)}
-    others = [index for index in range(budget.original.num_classes) if index not in removed]
-    owned = set(budget.images.class_labels.tolist()) if budget.images is not None else set(others)
-    for label in (*record.get("neighbours", ()), *others):
-        if label in owned and label not in removed:
-            return label
-    raise UsageError("--data holds no image of a retained class, so no attack has a control")
 
 
 def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outcome:

@@ -11,9 +11,10 @@ from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
 from eval.recovery import recovery
 from eval.report import pictured_classes, write_report
+from pipelines.errors import UsageError
 from pipelines.generate import generate_all
 from pipelines.model import DiT
-from pipelines.provenance import erased_classes
+from pipelines.provenance import erased_classes, retained_classes
 from pipelines.ranks import on_first
 from pipelines.sampler import SamplerSettings
 
@@ -127,11 +128,21 @@ def score_models(
 
 def probe_row(erased: DiT, config: ErasureConfig, record: Mapping[str, Any], budget: Budget) -> dict[str, ProbeResult]:
     """The row probe on original, row reset, erased and a control, for the first erased class."""
-    forget_class = config.forget_classes[0]
-    removed = {*config.forget_classes, *erased_classes(budget.original.provenance)}
-    others = [index for index in range(erased.num_classes) if index not in removed]
-    control = next(iter(record.get("neighbours") or others))
-    return run_probe(PROBE, erased, forget_class, budget, control_class=control)
+    return run_probe(PROBE, erased, config.forget_classes[0], budget, control_class=control_class(record, budget))
+
+
+def control_class(record: Mapping[str, Any], budget: Budget) -> int:
+    """A retained class that the attacker has images of: the nearest neighbour that has any (``UsageError``: none).
+
+    An attacker without any images needs none.
+    """
+    original = budget.original
+    others = retained_classes(original.provenance, record["forget_classes"], num_classes=original.num_classes)
+    owned = set(others if budget.images is None else budget.images.class_labels.tolist())
+    for label in (*record.get("neighbours", ()), *others):
+        if label in owned and label in others:
+            return label
+    raise UsageError("--data holds no image of a retained class, so no attack has a control")
 
 
 def facts_of(config: ErasureConfig) -> dict[str, str]:

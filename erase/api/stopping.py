@@ -10,7 +10,7 @@ from eval.protocol import Protocol
 from pipelines.errors import UsageError
 from pipelines.model import DiT
 from pipelines.posterior import LatentClassifier, PosteriorRecipe, train_posterior
-from pipelines.provenance import erased_classes
+from pipelines.provenance import retained_classes
 from pipelines.sampler import SamplerSettings, sample_latents
 
 from ..config import ErasureConfig
@@ -34,8 +34,7 @@ class EarlyStopScore:
 
     def __call__(self, model: DiT) -> dict[str, float]:
         """``forget_accuracy`` and ``retain_accuracy`` of the current weights, both in [0, 1]."""
-        removed = {*self.forget_classes, *erased_classes(model.provenance)}
-        retained = [index for index in range(model.num_classes) if index not in removed]
+        retained = retained_classes(model.provenance, self.forget_classes, num_classes=model.num_classes)
         shares = {}
         for side, labels in (("forget", self.forget_classes), ("retain", retained)):
             wanted = torch.tensor([labels[index % len(labels)] for index in range(NUM_IMAGES)])

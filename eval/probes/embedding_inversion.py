@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from eval.attacker import batch_loss, owned
-from eval.probe import Budget, ProbeResult, label_row, label_tables, measure, outcome
+from eval.probe import Budget, ProbeResult, label_row, label_tables, measure, other_classes, outcome
 from eval.values import Value
 from pipelines.embedding import label_table
 from pipelines.latents import Latents
@@ -51,7 +51,7 @@ def invert(
 def starting_row(model: DiT, forget_class: int, *, start: int, seed: int) -> Tensor:
     """Row (D,) that a start begins from: the null row, the mean of the retained rows, then single retained rows."""
     rows = label_table(model.transformer).detach()
-    others = [index for index in range(model.num_classes) if index != forget_class]
+    others = other_classes(model, forget_class)
     if start == 0:
         return rows[model.null_class].clone()
     if start == 1:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from eval.probe import SCREENING_SEED, Budget, ProbeResult, label_row, measure, outcome
+from eval.probe import SCREENING_SEED, Budget, ProbeResult, label_row, measure, other_classes, outcome
 from pipelines.embedding import label_table
 from pipelines.model import DiT
 
@@ -34,7 +34,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 def mixes(model: DiT, forget_class: int) -> Iterator[tuple[str, Tensor]]:
     """Named rows (D,): the class's own, and convex mixes of pairs out of own, null and the nearest other rows."""
     rows = label_table(model.transformer).detach()
-    others = torch.tensor([index for index in range(model.num_classes) if index != forget_class], device=rows.device)
+    others = torch.tensor(other_classes(model, forget_class), device=rows.device)
     nearest = others[(rows[others] - rows[forget_class]).norm(dim=1).argsort()[:NUM_NEIGHBOURS]].tolist()
     named = {"own": forget_class, "null": model.null_class, **{f"class {index}": index for index in nearest}}
     yield "own", rows[forget_class].clone()

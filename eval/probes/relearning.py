@@ -7,7 +7,7 @@ the class mixed with retained ones. The strongest at the step that counts is the
 from torch import Tensor
 
 from eval.attacker import adam_steps, batch_loss, owned, tuned_copy
-from eval.probe import Budget, ProbeResult, Relearning, measure, outcome
+from eval.probe import Budget, ProbeResult, Relearning, measure, other_classes, outcome
 from eval.values import Value
 from pipelines.latents import Latents
 from pipelines.model import DiT
@@ -32,13 +32,8 @@ def attack_images(attack: Relearning, forget_class: int, budget: Budget) -> Late
     images = owned(budget, [forget_class], num_images=attack.num_images)
     if not attack.num_others:
         return images
-    others = owned(budget, retained(budget, forget_class), num_images=attack.num_others)
+    others = owned(budget, other_classes(budget.original, forget_class), num_images=attack.num_others)
     return others.joined(images.repeated(len(others)))
-
-
-def retained(budget: Budget, forget_class: int) -> list[int]:
-    """The classes that are not attacked."""
-    return [index for index in range(budget.original.num_classes) if index != forget_class]
 
 
 def relearn(

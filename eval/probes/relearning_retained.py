@@ -1,13 +1,13 @@
 """Fine-tune on images of the other classes alone: does the class come back without being shown?"""
 
 from eval.attacker import owned
-from eval.probe import Budget, ProbeResult, Relearning, outcome
-from eval.probes.relearning import relearn, retained
+from eval.probe import Budget, ProbeResult, Relearning, other_classes, outcome
+from eval.probes.relearning import relearn
 from pipelines.model import DiT
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Forget accuracy after ``relearning_at`` steps on retained images."""
-    images = owned(budget, retained(budget, forget_class), num_images=budget.amount.retained_images)
+    images = owned(budget, other_classes(budget.original, forget_class), num_images=budget.amount.retained_images)
     curve, measured = relearn(model, forget_class, images, budget, attack=Relearning(num_images=0))
     return outcome(measured, forget_class, detail={"images": len(images), "curve": curve})

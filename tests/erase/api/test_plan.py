@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from erase.api import plan
 from erase.configure import configure
+from erase.memory import described, meta_transformer
 from eval.protocol import named
 from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
@@ -56,8 +56,7 @@ def test_the_flops_of_a_row_are_those_that_torch_counts(loaded_dit, bare_folder)
     latents, labels = torch.zeros(1, *loaded_dit.latent_shape), torch.tensor([3])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         loaded_dit.predict(latents, torch.tensor([500]), labels)
-    transformer = plan.on_meta(DiTTransformer2DModel, read_json(bare_folder / "transformer" / "config.json"))
-    plan.tie_embedders(transformer, time_embedding="diffusers", check=False)
+    transformer = meta_transformer(described(read_json(bare_folder / "transformer" / "config.json")))
     assert plan.forward_flops(transformer) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
