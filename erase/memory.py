@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,7 @@ MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYT
 LARGE_BLOCK, LARGE_MODEL = 2**20, 2**30  # bytes; of the weights of a model that is worth it
 MALLOPT_TRIM, MALLOPT_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 RESERVE = 0.9  # of the free memory that a plan may fill: allocators keep some
+SAVINGS = ("diagnostics", "forget_moments", "gradient_checkpointing", "retain_moments")  # what may be set to fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,9 +268,21 @@ def savings(config: ErasureConfig, method: Method) -> list[tuple[str, Any, str]]
     return found
 
 
+def saving_as(begun: ErasureConfig, config: ErasureConfig, *, fixed: Iterable[str]) -> ErasureConfig:
+    """``config`` with the savings that a run began with, but for the settings in ``fixed``."""
+    for name in {*SAVINGS} - {*fixed}:
+        config = with_setting(config, name, setting(begun, name))
+    return config
+
+
+def setting(config: ErasureConfig, name: str) -> Any:
+    """One setting of a configuration or of its engine."""
+    return getattr(config.engine if hasattr(config.engine, name) else config, name)
+
+
 def with_setting(config: ErasureConfig, name: str, value: Any) -> ErasureConfig:
     """A configuration with one setting, of its own or of its engine, changed."""
-    if name in {entry.name for entry in dataclasses.fields(EngineConfig)}:
+    if hasattr(config.engine, name):
         return dataclasses.replace(config, engine=dataclasses.replace(config.engine, **{name: value}))
     return dataclasses.replace(config, **{name: value})
 

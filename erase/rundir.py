@@ -29,6 +29,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_path = path / "config.yaml"
         self.model_dir = path / "model"
         self.checkpoint_path = path / "checkpoint" / "last.safetensors"
         self.metrics_path = path / "metrics.jsonl"
@@ -37,6 +38,11 @@ class RunDir:
         self.samples_dir = path / "samples"
         self.masks_dir = path / "masks"  # saliency masks as packed bits, where the method has any
         self.last_good_dir = path / "last-good"  # the model of a run that diverged, before it did
+
+    @property
+    def config(self) -> ErasureConfig:
+        """What the run began with (``UsageError``: not a configuration)."""
+        return erasure_from_dict(read_yaml(self.config_path))
 
     def check(self, config: ErasureConfig) -> None:
         """Refuse a folder that holds something else or that cannot be written (``UsageError``); writes nothing."""
@@ -49,11 +55,10 @@ class RunDir:
             raise UsageError(f"--output {self.path} cannot be written: no permission in {existing}")
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        config_path = self.path / "config.yaml"
-        if not config_path.exists():
+        if not self.config_path.exists():
             raise UsageError(f"--output {self.path} holds something other than a run; name a new or empty folder")
         try:
-            held, asked = erasure_from_dict(read_yaml(config_path)).identity(), config.identity()
+            held, asked = self.config.identity(), config.identity()
         except UsageError as error:
             raise UsageError(f"--output {self.path} holds something other than a run: {error}") from error
         if held != asked:
@@ -67,8 +72,8 @@ class RunDir:
         """Check, create the folder and write the configuration and the environment."""
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "config.yaml").exists():  # first: without it the folder would not be known as a run
-            write_yaml(config.as_dict(), self.path / "config.yaml")
+        if not self.config_path.exists():  # first: without it the folder would not be known as a run
+            write_yaml(config.as_dict(), self.config_path)
         for folder in (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir):
             folder.mkdir(exist_ok=True)
         write_json(environment(), self.path / "env.json")
@@ -132,10 +137,10 @@ def unlike_settings(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 def find_run(path: str | Path) -> RunDir:
     """An existing run directory (``MissingError``)."""
-    folder = Path(path)
-    if not (folder / "config.yaml").exists():
-        raise MissingError(f"{folder} is not a run directory: it has no config.yaml")
-    return RunDir(folder)
+    folder = RunDir(Path(path))
+    if not folder.config_path.exists():
+        raise MissingError(f"{folder.path} is not a run directory: it has no config.yaml")
+    return folder
 
 
 def environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from pipelines.model_source import original_path
 from pipelines.original import to_original, write_companion
 
 from ..card import model_card
-from ..config import erasure_from_dict, read_yaml
+from ..config import erasure_from_dict
 from ..erasure import load_original
 from ..provenance import erased_provenance
 from ..rundir import find_run
@@ -38,7 +38,7 @@ def export(run: str | Path, output: str | Path, *, form: str) -> Path:
     if form == "original":
         write_original(erased, path)
         return path
-    config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    config = folder.config
     base = load_original(config, device="cpu")
     made = erased.provenance.get("made", {})
     about = {"base": config.model, "config": config.as_dict(), "behaviour": base.behaviour(), "made": made}

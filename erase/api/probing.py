@@ -21,7 +21,6 @@ from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import load_tensors, save_tensors
 
-from ..config import erasure_from_dict, read_yaml
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
@@ -63,7 +62,7 @@ def probe(
     record = read_record(folder.results_path)
     always = () if PROBE in record.get("attacks", {}) else (PROBE,)
     names = tuple(dict.fromkeys((*always, *(probes or probe_names()))))
-    config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    config = folder.config
     where = pick_device(device)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)

@@ -14,6 +14,7 @@ from pipelines.ranks import check_same, on_first, shared_errors
 
 from ..config import ErasureConfig
 from ..configure import DEFAULT_METHOD, configure
+from ..memory import saving_as
 from ..rundir import RunDir
 from . import plan
 from .devices import check_ranks, pick_device
@@ -67,26 +68,38 @@ def request(
         if config.stop_classifier:
             find_classifier(config.stop_classifier, flag=FLAG)
     check_same({"configuration": config.hash, "--output": str(output_dir), "--protocol": str(picked)})
-    config, notes = fitted(config, where, memory, given=options or {})
-    folder = Path(output_dir) if output_dir else default_output(config)
+    folder = Path(output_dir) if output_dir else default_output(config)  # what memory adds does not move it
+    config, notes = fitted(config, where, memory, given=options or {}, folder=folder)
     with shared_errors():
         RunDir(folder).check(config)
     return Request(config=config, output_dir=folder, protocol=picked, judges=judges, device=where, notes=notes)
 
 
 def fitted(
-    config: ErasureConfig, device: torch.device, memory: str, *, given: Mapping[str, Any]
+    config: ErasureConfig, device: torch.device, memory: str, *, given: Mapping[str, Any], folder: Path
 ) -> tuple[ErasureConfig, tuple[str, ...]]:
     """The configuration after ``memory`` has had its say, and what was decided; settings in ``given`` stay.
 
-    Of several processes the first decides for all.
+    A run that began in ``folder`` keeps what it began with, whatever is free today. Of several processes the first
+    decides for all.
     """
     if memory not in ("auto", "fixed"):
         raise UsageError(f"--memory {memory!r} is not one of auto, fixed")
     if memory == "fixed":
         return config, ()
+    begun = on_first(lambda: begun_config(RunDir(folder)))
+    if begun is not None and (same := saving_as(begun, config, fixed=given)).hash == begun.hash:
+        return same, ()
     found, sentence = on_first(lambda: plan.fit(config, device, fixed=given))
     return found, (sentence,) if sentence else ()
+
+
+def begun_config(folder: RunDir) -> ErasureConfig | None:
+    """What a run in the folder began with; None where none did, or where nobody can tell."""
+    try:
+        return folder.config if folder.config_path.exists() else None
+    except UsageError:
+        return None  # the check of the folder says what is wrong with it
 
 
 def default_output(config: ErasureConfig) -> Path:

@@ -8,11 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from erase.api import plan
+from erase.api.requesting import request
 from erase.configure import configure
 from erase.memory import described, meta_transformer
+from erase.rundir import RunDir
 from eval.protocol import named
 from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
+from pipelines.errors import UsageError
 from pipelines.files import read_json
 
 CPU = torch.device("cpu")
@@ -132,6 +135,35 @@ def test_auto_memory_says_what_it_chose(bare_folder, monkeypatch):
     assert fitted.engine.forget_moments == "packed" and fitted.gradient_checkpointing and fitted.engine.diagnostics
     assert "--forget-moments packed --gradient-checkpointing" in sentence and "lower --forget-batch-size" in sentence
     assert fitted.hash != config.hash
+
+
+def salun_request(folder, **given):
+    return request(str(folder), ["three"], method="salun", protocol="none", device="cpu", **given)
+
+
+def test_a_run_keeps_the_savings_that_it_began_with(bare_folder, tmp_path, monkeypatch):
+    def asked(**options):
+        return salun_request(bare_folder, options=options, output_dir=tmp_path / "run").config
+
+    roomy = asked()
+    with monkeypatch.context() as cramped:
+        cramped.setattr(plan, "free_bytes", lambda device: 1000)
+        fitted = asked()
+        RunDir(tmp_path / "run").claim(fitted)
+    assert fitted.hash != roomy.hash and fitted.gradient_checkpointing
+
+    # With room again the run is the same, whatever else is watched; another request is not.
+    assert asked(log_every=3).hash == fitted.hash and asked(log_every=3).engine.log_every == 3
+    for options in ({"gradient_checkpointing": False}, {"steps": 7}):
+        with pytest.raises(UsageError, match=r"holds a run of another configuration"):
+            asked(**options)
+
+
+def test_the_default_folder_is_named_by_what_was_asked_for(bare_folder, monkeypatch):
+    roomy = salun_request(bare_folder)
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
+    cramped = salun_request(bare_folder)
+    assert cramped.output_dir == roomy.output_dir and cramped.config.hash != roomy.config.hash
 
 
 @pytest.mark.parametrize(
