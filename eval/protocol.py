@@ -29,6 +29,7 @@ class Protocol:
     num_forget_images: int  # of each forget class
     num_retain_images: int  # of all retained classes together
     label_draw: LabelDraw  # how the retained images are spread over their classes
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network while it draws
     first_seed: int = 0
     classifier: str = OWN_CLASSIFIER
     resize: str = "classifier input size, bilinear with antialiasing, no crop"
@@ -56,6 +57,7 @@ class Protocol:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             guided_channels=self.guided_channels,
+            precision=self.precision,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def conditions(protocol: Protocol, schedule: NoiseSchedule, *, second: bool) -> 
     for sampler, steps in SAMPLERS:
         settings = replace(own, sampler=sampler, num_inference_steps=steps)
         found.append(Condition(name=f"{sampler}, {steps} steps", settings=settings))
+    found.append(Condition(name="arithmetic in bf16", settings=replace(own, precision="bf16")))
     found.append(Condition(name="weights in bf16", settings=own, weights="bfloat16"))
     found.append(Condition(name="weights in int8", settings=own, weights="int8"))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .model import DiT
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,13 @@ class SamplerSettings:
     num_inference_steps: int = 20
     guidance_scale: float = 1.0  # 1 = off
     guided_channels: int = 4  # the original DiT guides the first 3 of 4, diffusers all
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; the sampler's own is fp32
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise UsageError(f"--sampler {self.sampler!r} is not one of {', '.join(SAMPLERS)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if not 1 <= self.num_inference_steps <= 1000:
             raise UsageError(f"--num-inference-steps {self.num_inference_steps} must lie between 1 and 1000")
         if not self.guidance_scale >= 0:
@@ -164,9 +168,10 @@ def guided_output(
     """
     timesteps = torch.full((len(latents),), int(timestep), device=latents.device)
     if settings.guidance_scale == 1:
-        return model.predict(latents, timesteps, class_labels)
-    null_labels = torch.full_like(class_labels, model.null_class)
-    both = model.predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([class_labels, null_labels]))
+        return model_output(model, latents, timesteps, class_labels, precision=settings.precision)
+    labels = torch.cat([class_labels, torch.full_like(class_labels, model.null_class)])
+    tiled = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
+    both = model_output(model, *tiled, labels, precision=settings.precision)
     conditional, unconditional = both.chunk(2)
 
     guided = slice(0, settings.guided_channels)
@@ -175,3 +180,9 @@ def guided_output(
         conditional[:, guided] - unconditional[:, guided]
     )
     return output
+
+
+def model_output(model: "DiT", latents: Tensor, timesteps: Tensor, class_labels: Tensor, *, precision: str) -> Tensor:
+    """Network output (B, 2C, H, W) in the type of the latents, computed in the given precision."""
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return model.predict(latents, timesteps, class_labels).to(latents.dtype)

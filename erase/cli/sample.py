@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
 @click.option("--num-inference-steps", type=int, default=20, help="sampling steps [default: 20]")
 @click.option("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is off [default: 1]")
+@click.option("--precision", default="fp32", help="fp32 or bf16 arithmetic of the network [default: fp32]")
 @click.option(
     "--output",
     type=click.Path(),
@@ -42,6 +43,7 @@ def sample(
     sampler: str,
     num_inference_steps: int,
     guidance_scale: float,
+    precision: str,
     output: str,
     device: str,
     as_json: bool,
@@ -55,7 +57,9 @@ def sample(
     from pipelines.sampler import SamplerSettings
 
     # Everything cheap first: settings, classes, output.
-    settings = SamplerSettings(sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    settings = SamplerSettings(
+        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, precision=precision
+    )
     names = load_classes(model)
     labels = [names.resolve(query) for query in classes]
     check_output(Path(output), suffixes=(".png", ".npz"))

@@ -40,12 +40,12 @@ def test_every_condition_changes_one_thing_and_none_is_there_twice(toy):
     for condition in others:
         changed = [name for name, value in vars(condition.settings).items() if value != vars(first.settings)[name]]
         assert changed in (["guidance_scale"], ["num_inference_steps"], ["sampler", "num_inference_steps"],
-                           ["sampler"], [])  # fmt: skip
+                           ["sampler"], ["precision"], [])  # fmt: skip
         assert (condition.weights != "float32") == (changed == [])
     assert {each.settings.guidance_scale for each in found} == {1.0, 1.5, 4.0, 7.5}
     assert {each.settings.sampler for each in found} == {"ddim", "ddpm", "dpm-solver++"}
     assert {each.weights for each in found} == {"float32", "bfloat16", "int8"}
-    assert len({replace(each, name="") for each in found}) == len({each.name for each in found}) == len(found) == 13
+    assert len({replace(each, name="") for each in found}) == len({each.name for each in found}) == len(found) == 14
     assert not any(each.second for each in conditions(toy.protocol, NoiseSchedule(), second=False))
     with pytest.raises(UsageError, match="--num-inference-steps 50 with --sampler dpm-solver"):
         conditions(toy.protocol, NoiseSchedule(50, beta_start=1e-4, beta_end=0.02), second=False)

@@ -174,6 +174,20 @@ def test_guidance_by_channel(tiny: DiT, guided_channels: int) -> None:
     assert (expected - conditional).abs().amax((0, 2, 3)).min() > 0.1
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_bf16_is_the_network_under_autocast(tiny: DiT, guidance_scale: float) -> None:
+    """Near the images of fp32, not equal to them, and float32 like them."""
+    labels = torch.tensor(LABELS)
+    exact = sample_latents(tiny, labels, SEEDS, SamplerSettings(guidance_scale=guidance_scale))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = sample_latents(tiny, labels, SEEDS, SamplerSettings(guidance_scale=guidance_scale)).float()
+    found = sample_latents(tiny, labels, SEEDS, SamplerSettings(guidance_scale=guidance_scale, precision="bf16"))
+    assert found.dtype == torch.float32 and 0 < (found - exact).norm() < 0.05 * exact.norm()
+    assert (found - expected).norm() < 0.05 * exact.norm()
+    with pytest.raises(UsageError, match=r"--precision 'fp16' is not one of fp32, bf16"):
+        SamplerSettings(precision="fp16")
+
+
 @pytest.mark.parametrize(("guidance_scale", "rows"), [(1.0, 1), (1.5, 2), (0.0, 2)])
 def test_rows_per_step(fresh: DiT, guidance_scale: float, rows: int) -> None:
     """Guidance 1 asks the network for one row per image and step; others for two."""

@@ -54,7 +54,7 @@ def test_a_scored_run_is_swept_without_being_scored_again(scored, swept, tmp_pat
     monkeypatch.setattr(evaluating, "score_models", None)
     record = swept()
     assert [row["condition"] for row in record["sweep"]][1:] == [
-        "guidance 4", "ddim, 2 steps", "weights in bf16", "weights in int8"]  # fmt: skip
+        "guidance 4", "ddim, 2 steps", "arithmetic in bf16", "weights in bf16", "weights in int8"]  # fmt: skip
     assert {row["erased"]["forget_accuracy"]["n"] for row in record["sweep"]} == {3}
     assert read_json(tmp_path / "run" / "eval" / "results.json") == record == {**before, "sweep": record["sweep"]}
     report = (tmp_path / "run" / "report.html").read_text()
@@ -80,7 +80,7 @@ def test_a_sweep_that_was_cut_short_keeps_its_rows(swept, tmp_path, monkeypatch)
     assert len(read_json(tmp_path / "run" / "eval" / "results.json")["sweep"]) == 2
     drawn.clear()
     monkeypatch.setattr(sweeping, "generate", lambda *a, **k: [drawn.append(1), generate(*a, **k)][1])
-    assert len(swept()["sweep"]) == 5 and len(drawn) == 6  # three rows of two models
+    assert len(swept()["sweep"]) == 6 and len(drawn) == 8  # four rows of two models
 
 
 def test_a_second_classifier_must_be_another(swept, judged_model, tmp_path):
@@ -97,7 +97,7 @@ def test_a_second_classifier_must_be_another(swept, judged_model, tmp_path):
 def test_a_model_that_is_no_scored_run_is_scored_and_swept(swept, tmp_path):
     before = (tmp_path / "run" / "eval" / "results.json").read_bytes()
     record = swept(tmp_path / "run" / "model")
-    assert len(record["sweep"]) == 5 and record["erased"]["forget_accuracy"]["n"] == 4
+    assert len(record["sweep"]) == 6 and record["erased"]["forget_accuracy"]["n"] == 4
     assert (tmp_path / "run" / "eval" / "results.json").read_bytes() == before
 
 
