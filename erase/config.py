@@ -14,6 +14,10 @@ from pipelines.files import write_text
 
 from .fields import check_at_least, check_literals, check_share, check_types, flag, option
 
+# Settings of the two kinds of simulated attack.
+WEIGHTS_ATTACK = ("robust_steps", "robust_learning_rate", "robust_attacker")
+LABEL_ATTACK = ("robust_label_rows", "robust_label_steps", "robust_label_life", "robust_label_rate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -56,10 +60,13 @@ class EngineConfig:
     robust_steps: int = option(10, "longest simulated attack; its length is drawn from 1 to this")
     robust_learning_rate: float = option(2e-4, "learning rate of the simulated attacker")
     robust_target: Literal["weights", "label", "both"] = option(
-        "weights", "what the simulated attacker trains: all weights, the erased label's row alone, or each in turn"
+        "weights", "what simulated attackers train: all weights, rows for the erased label alone, or each in turn"
     )
-    robust_label_rate: float = option(0.02, "learning rate of the simulated attacker of the label row")
-    robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker")
+    robust_label_rows: int = option(16, "simulated attackers of the label, each with a row of its own")
+    robust_label_steps: int = option(4, "steps that each of them takes in a forget phase")
+    robust_label_life: int = option(200, "longest life of one of them in steps; it is drawn from 1 to this")
+    robust_label_rate: float = option(0.03, "learning rate of the simulated attackers of the label")
+    robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker of the weights")
     robust_every: int = option(1, "simulate an attack at every k-th outer step")
     average_half_life: float = option(
         0.0, "average the weights with this half-life in outer steps; 0 keeps the raw weights"
@@ -81,7 +88,8 @@ class EngineConfig:
         check_types(self)
         check_literals(self)
         for name in ("steps", "forget_steps", "retain_steps", "forget_batch_size", "retain_batch_size", "robust_steps",
-                     "robust_every", "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
+                     "robust_every", "robust_label_rows", "robust_label_steps", "robust_label_life",
+                     "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
             check_at_least(self, name, 1)
         for name in ("forget_learning_rate", "retain_learning_rate", "forget_weight", "retain_weight", "weight_decay",
                      "forget_clip", "retain_clip", "average_half_life", "stop_below", "preview_every",
@@ -139,7 +147,7 @@ def check_attack(config: EngineConfig) -> None:
     for entry in dataclasses.fields(config):
         if entry.name.startswith("robust_") and not config.robust and getattr(config, entry.name) != entry.default:
             raise UsageError(f"{flag(entry.name)} {getattr(config, entry.name)} has no effect without --robust")
-    unused = {"weights": ("robust_label_rate",), "label": ("robust_learning_rate",)}.get(config.robust_target, ())
+    unused = {"weights": LABEL_ATTACK, "label": WEIGHTS_ATTACK}.get(config.robust_target, ())
     for entry in dataclasses.fields(config):
         if entry.name in unused and getattr(config, entry.name) != entry.default:
             value = f"{flag(entry.name)} {getattr(config, entry.name)}"
@@ -190,7 +198,8 @@ OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpoin
 # Values that say nothing: a configuration from before the setting existed has the same identity.
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
           "replay_guidance": 1.0, "replay_confidence": 0.0, "stop_classifier": "", "forget_moments": "full",
-          "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.02}  # fmt: skip
+          "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.03, "robust_label_rows": 16,
+          "robust_label_steps": 4, "robust_label_life": 200}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 
@@ -233,6 +242,11 @@ class ErasureConfig:
         check_share(self, "replay_confidence", below_one=True)
         check_at_least(self, "retain_images", 0)
         check_at_least(self, "fisher_samples", 1)
+        engine, count = self.engine, len(self.forget_classes)
+        if engine.robust and engine.robust_target != "weights" and engine.robust_label_rows < count:
+            raise UsageError(
+                f"--robust-label-rows {engine.robust_label_rows} must be at least {count}: one for a class"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types, complete and in order."""

@@ -1,12 +1,13 @@
 """Class-conditional diffusion as a task of the engine: batches from latents, losses from the method."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.embedding import label_table, label_table_name
+from pipelines.embedding import label_table, looked_up
 from pipelines.randomness import generator
 from pipelines.ranks import from_first, sum_over_ranks
 
@@ -61,22 +62,42 @@ class DiffusionTask:
         return batch.share * self.workspace.denoising(batch.noised).denoising.mean()
 
     @torch.no_grad()
-    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
-        """Each erased row starts as itself, the null row, the mean of the retained rows, or one of them."""
-        workspace, name = self.workspace, label_table_name(self.workspace.model.transformer)
-        table, draws = self.parameters[name], generator(workspace.seed, "label attack", step, phase)
-        retained = torch.tensor(workspace.retained_classes, device=table.device)
-        mask = torch.zeros_like(table, dtype=torch.bool)
-        for label in workspace.forget_classes:
-            one = retained[int(torch.randint(len(retained), (), generator=draws))]
-            starts = (table[label], table[workspace.model.null_class], table[retained].mean(0), table[one])
-            table[label] = starts[int(torch.randint(len(starts), (), generator=draws))].clone()
-            mask[label] = True
-        return {name: mask}
+    def attack_starts(self, step: int, phase: int, *, count: int) -> Tensor:
+        """Each starts at the row of its class, the null row, the mean of the retained rows, or one of these.
+
+        Row j is for erased class j, in turn.
+        """
+        workspace, draws = self.workspace, generator(self.workspace.seed, "attack starts", step, phase)
+        table = label_table(workspace.model.transformer)
+        erased = torch.tensor(workspace.forget_classes)[torch.arange(count) % len(workspace.forget_classes)]
+        retained = torch.tensor(workspace.retained_classes)
+        chosen = retained[torch.randint(len(retained), (count,), generator=draws)]
+        null, mean = table[workspace.model.null_class], table[retained].mean(0)
+        starts = torch.stack([table[erased], null.expand(count, -1), mean.expand(count, -1), table[chosen]])
+        return starts[torch.randint(len(starts), (count,), generator=draws), torch.arange(count)]
+
+    @contextmanager
+    def attacked_by(self, rows: Tensor, batch: Batch) -> Iterator[None]:
+        """The images of the whole batch have the rows of their class in turn."""
+        num_classes = len(self.workspace.forget_classes)
+        numbers = batch.before + torch.arange(len(batch.noised.class_labels))
+        places = self.erased_places(batch).cpu() + num_classes * (numbers % (len(rows) // num_classes))
+        with looked_up(self.workspace.model.transformer, rows[places.to(rows.device)]):
+            yield
 
     def attacked_label_loss(self, batch: Batch) -> Loss:
-        """The method's forget loss under an attacked row."""
-        return contribution(self.method.attacked_label_loss(self.workspace, batch), batch)
+        """The method's forget loss under attacked rows."""
+        erased = torch.tensor(self.workspace.forget_classes, device=self.workspace.model.device)
+        relabelled = replace(batch, noised=batch.noised.relabelled(erased[self.erased_places(batch)]))
+        return contribution(self.method.attacked_label_loss(self.workspace, relabelled), batch)
+
+    def erased_places(self, batch: Batch) -> Tensor:
+        """Each image's class (B,) as its place among the erased ones; those under other labels take places in turn."""
+        labels = batch.noised.class_labels
+        erased = torch.tensor(self.workspace.forget_classes, device=labels.device)
+        matches = labels[:, None] == erased
+        turns = (batch.before + torch.arange(len(labels), device=labels.device)) % len(erased)
+        return torch.where(matches.any(1), matches.int().argmax(1), turns)
 
     @torch.no_grad()
     def probe_loss(self) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.errors import DivergedError, InterruptedRun, UsageError
@@ -246,19 +247,17 @@ class Run:
     def state(self) -> Checkpoint:
         """Everything that the rest of the run depends on."""
         stop = self.early_stop
-        groups = {"weights": self.task.parameters, "meter": self.meter.sums, "best": stop.weights}
-        if self.average is not None:
-            groups["average"] = self.average.tensors
+        groups = {**self.carried(), "best": stop.weights}
         tensors = {f"{group}/{name}": each for group, members in groups.items() for name, each in members.items()}
-        scalars = {
-            "seed": self.seed,
-            "seconds": self.seconds(),
-            "probe_start": self.probe_start,
-            "checks": stop.checks,
-            "best": stop.best,
-            "stopped": stop.stopped,
-        }
+        scalars = {"seed": self.seed, "seconds": self.seconds(), "probe_start": self.probe_start}
+        scalars |= {"checks": stop.checks, "best": stop.best, "stopped": stop.stopped}
         return Checkpoint(step=self.step, scalars=scalars, tensors=tensors | self.stepper.state_tensors())
+
+    def carried(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors by group that go from step to step beside the optimizers' states."""
+        optional = {"average": self.average, "attackers": self.updater.attackers}
+        found = {name: each.tensors for name, each in optional.items() if each is not None}
+        return {"weights": self.task.parameters, "meter": self.meter.sums, **found}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the state that ``state`` gave (``UsageError`` when another seed drew its batches)."""
@@ -267,11 +266,9 @@ class Run:
             raise UsageError(f"the checkpoint was written with --seed {scalars['seed']}, not {self.seed}")
 
         # Weights, optimizers and running values.
-        copy_weights(checkpoint.group("weights", like=self.task.parameters), self.task.parameters)
+        for group, members in self.carried().items():
+            copy_weights(checkpoint.group(group, like=members), members)
         self.stepper.load_state_tensors(checkpoint.tensors)
-        copy_weights(checkpoint.group("meter", like=self.meter.sums), self.meter.sums)
-        if self.average is not None:
-            copy_weights(checkpoint.group("average", like=self.average.tensors), self.average.tensors)
 
         # The early stop, and where the run stands.
         stop.checks, stop.best, stop.stopped = scalars["checks"], scalars["best"], scalars["stopped"]

@@ -72,8 +72,10 @@ def count_memory(
         evidence = {"gradients": gradients, "Fisher": fishers * gradients, "activations": activations(1)}
         phases.append(PhaseMemory(name="preparation", parts={"weights": model["weights"], **evidence}))
     if engine.robust:
+        forget["gradients"] += gradients  # both are kept until they are added
+    if engine.robust and engine.robust_target != "label":
         adam = 2 if engine.robust_attacker == "adam" else 0
-        forget = {**forget, "simulated attack": (2 + adam) * gradients}  # first gradient, weights, the moments
+        forget = {**forget, "simulated attack": (1 + adam) * gradients}  # the weights before it, the moments
     phases.append(PhaseMemory(name="forget phase", parts={**model, **states, **forget}))
     phases.append(PhaseMemory(name="retain phase", parts={**model, **states, **retain}))
     if engine.diagnostics:

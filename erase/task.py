@@ -1,5 +1,6 @@
 """What the engine needs of a learning problem: batches, losses and a few readings; nothing of diffusion."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,15 +53,19 @@ class Task(Protocol):
         """The attacker's loss (), to minimise."""
         ...
 
-    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
-        """Put the erased label's own weights where an attacker might begin, in place.
+    def attack_starts(self, step: int, phase: int, *, count: int) -> Tensor:
+        """Label rows (count, D) from which attackers of the label might begin, no part of any graph."""
+        ...
 
-        Returns bool masks of those weights by parameter name.
+    def attacked_by(self, rows: Tensor, batch: Any) -> AbstractContextManager[None]:
+        """Inside, images of this batch under an erased label have one of the rows (R, D) for its own.
+
+        Every row has its share of the batch; gradients reach the rows, and must be taken inside.
         """
         ...
 
     def attacked_label_loss(self, batch: Any) -> Loss:
-        """The forget loss where the label's own weights are an attacker's."""
+        """The forget loss of a batch, all of it under the erased label, where the label's row is an attacker's."""
         ...
 
     def probe_loss(self) -> float:

@@ -7,6 +7,7 @@ shared one. Of a dual pair the second decays the weights that the first has left
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from torch import Tensor
 from pipelines.ranks import num_ranks, sum_over_ranks
 
 from .config import EngineConfig
+from .label_attackers import LabelAttackers
 from .optimizers import Gradients, PhaseStepper, Side, loss_gradients, scheduled
 from .task import Loss, Task
-from .unroll import unrolled_gradients
+from .unroll import gradients_after_relearning
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Updater:
         self.stepper = stepper
         self.config = config
         self.seed = seed
+        attacks_label = config.robust and config.robust_target != "weights"
+        self.attackers = LabelAttackers(task, config, seed=seed) if attacks_label else None
 
     def run(self, step: int, *, measure: bool) -> OuterStep:
         """Take outer step ``step``; ``measure`` adds the readings that need copies of weights or gradients."""
@@ -53,18 +57,23 @@ class Updater:
         return rules[self.config.update](step, measure=measure)
 
     def forget_gradients(self, step: int, phase: int) -> tuple[Loss, Gradients]:
-        """Loss and weighted gradient of one forget phase, with unrolled relearning at the steps that have it."""
+        """Loss and weighted gradient of one forget phase, and under a simulated attack at the steps that have one."""
         config = self.config
         batch = self.task.forget_batch(step, phase)
         weight = scheduled(config.forget_weight, config.forget_weight_schedule, step, steps=config.steps)
-        if config.robust and step % config.robust_every == 0:
-            return of_whole_batch(
-                *unrolled_gradients(
-                    self.task, batch, config=config, seed=self.seed, step=step, phase=phase, weight=weight
-                )
-            )
         loss = self.task.forget_loss(batch)
-        return of_whole_batch(loss, loss_gradients(weight * loss.objective, self.stepper.parameters))
+        gradients = loss_gradients(weight * loss.objective, self.stepper.parameters)
+        if config.robust and step % config.robust_every == 0:
+            torch._foreach_add_(gradients, self.attacked_gradients(batch, step=step, phase=phase, weight=weight))
+        return of_whole_batch(loss, gradients)
+
+    def attacked_gradients(self, batch: Any, *, step: int, phase: int, weight: float) -> Gradients:
+        """The weighted forget gradient after the simulated attack whose turn it is."""
+        if self.attackers is not None and (self.config.robust_target == "label" or is_odd_attack(self.config, step)):
+            return self.attackers.gradients(batch, step=step, phase=phase, weight=weight)
+        return gradients_after_relearning(
+            self.task, batch, config=self.config, seed=self.seed, step=step, phase=phase, weight=weight
+        )
 
     def retain_gradients(self, step: int, phase: int) -> tuple[Loss, Gradients]:
         """Loss and weighted gradient of one retain phase."""
@@ -128,6 +137,11 @@ class Updater:
             [Phase(loss_values(retain_loss), *retain_readings, retain_moved)],
             angle,
         )
+
+
+def is_odd_attack(config: EngineConfig, step: int) -> bool:
+    """Whether the attack of an outer step is the second, fourth, ... of the run; both kinds of attack take turns."""
+    return step // config.robust_every % 2 == 1
 
 
 def combine_gradients(

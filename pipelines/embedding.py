@@ -4,6 +4,8 @@ diffusers gives every block its own copy. Inference is the same, fine-tuning is 
 longer fit the original format. Copies are tied when a model is loaded and written out again when it is saved.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -111,6 +113,21 @@ def label_table_name(transformer: DiTTransformer2DModel) -> str:
     """The parameter name of the label table."""
     table = label_table(transformer)
     return next(name for name, parameter in transformer.named_parameters() if parameter is table)
+
+
+@contextmanager
+def looked_up(transformer: DiTTransformer2DModel, rows: Tensor) -> Iterator[None]:
+    """Inside, forward passes find ``rows`` (B, D) in the place of their labels' rows, and gradients reach them.
+
+    A backward pass that recomputes activations belongs inside too.
+    """
+    embeddings = {block.norm1.emb.class_embedder.embedding_table for block in transformer.transformer_blocks}
+    hooks = [each.register_forward_hook(lambda module, arguments, found: rows) for each in embeddings]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

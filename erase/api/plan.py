@@ -19,7 +19,7 @@ from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
 
-from ..config import ErasureConfig
+from ..config import EngineConfig, ErasureConfig
 from ..configure import method_of
 from ..memory import (
     BYTES,
@@ -175,7 +175,7 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine, needs = config.engine, method.needs
     num_timesteps = load_noise_schedule(config.model).num_timesteps
-    attack = ((engine.robust_steps + 1) / 2 + 1) / engine.robust_every if engine.robust else 0
+    attack = (mean_attack_steps(engine) + 1) / engine.robust_every if engine.robust else 0
     frozen = method.target_passes(num_retained)
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
@@ -192,6 +192,12 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
         "forget": forget,
         "retain": retain,
     }
+
+
+def mean_attack_steps(engine: EngineConfig) -> float:
+    """Steps on a batch of the forget set that a simulated attack takes on average."""
+    weights, label = (engine.robust_steps + 1) / 2, engine.robust_label_steps
+    return {"weights": weights, "label": label, "both": (weights + label) / 2}[engine.robust_target]
 
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:

@@ -5,6 +5,8 @@ import torch
 
 from erase.config import EngineConfig
 from erase.diffusion_task import PROBE_IMAGES, DiffusionTask
+from erase.workspace import Batch
+from pipelines.diffusion import Noised
 from pipelines.embedding import label_table
 from pipelines.latents import Latents
 
@@ -106,28 +108,68 @@ def test_travel_is_how_far_the_rows_have_moved(make_task):
     assert travel["null_row_travel"] == pytest.approx(2, rel=1e-5)
 
 
-def test_an_attack_on_the_label_begins_at_known_rows_and_may_move_nothing_else(make_task):
+def test_attackers_begin_at_known_rows(make_task):
+    """Row j for class j in turn: the class's own row, the null row, the mean of the retained rows, or one of them."""
     task = make_task(forget_classes=(3, 8))
-    table = label_table(task.workspace.model.transformer)
-    before, retained = table.detach().clone(), task.workspace.retained_classes
-    starts = torch.cat([before, before[retained].mean(0, keepdim=True)])
-    seen = set()
-    for step in range(40):
-        ((name, mask),) = task.begin_label_attack(step, 0).items()
-        assert task.parameters[name] is table and mask.any(1).nonzero()[:, 0].tolist() == [3, 8] and mask[[3, 8]].all()
-        assert torch.equal(table[retained], before[retained]) and torch.equal(table[10], before[10])
-        place = (starts - table[3].detach()).norm(dim=1).argmin().item()
-        assert torch.allclose(starts[place], table[3])
-        seen.add(place)
+    table = label_table(task.workspace.model.transformer).detach()
+    retained = task.workspace.retained_classes
+    known, seen = torch.cat([table, table[retained].mean(0, keepdim=True)]), {3: set(), 8: set()}
+    for step in range(20):
+        starts = task.attack_starts(step, 0, count=7)
+        assert not starts.requires_grad and torch.equal(starts, task.attack_starts(step, 0, count=7))
+        for number, start in enumerate(starts):
+            place = (known - start).norm(dim=1).argmin().item()
+            torch.testing.assert_close(start, known[place])
+            seen[(3, 8)[number % 2]].add(place)
+    for label, places in seen.items():
+        assert {label, 10, 11} < places <= {label, 10, 11, *retained}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_each_image_is_drawn_under_a_row_of_its_class(make_task, checkpointing):
+    """The same output and gradient as with the rows written into the table, image by image; outside nothing is left."""
+    task = make_task("relabel", forget_classes=(3, 8))
+    model, batch = task.workspace.model, task.relearning_batch(0, 0)
+    if checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    rows = torch.randn(5, label_table(model.transformer).shape[1], generator=torch.Generator().manual_seed(0))
+    rows.requires_grad_(True)
+    with task.attacked_by(rows, batch):
+        output = task.workspace.predict(batch.noised)
+        (found,) = torch.autograd.grad(output.square().sum(), [rows])
+
+    table, expected = label_table(model.transformer), torch.zeros_like(rows)
+    turns = {3: (0, 2), 8: (1, 3)}  # the rows of each class; with two classes the fifth is nobody's
+    for number, label in enumerate(batch.noised.class_labels.tolist()):
+        place = turns[label][number % 2]
         with torch.no_grad():
-            table.copy_(before)
-    assert {3, 10, 11} < seen and seen <= {3, 10, 11, *retained}  # itself, null, the mean, and retained rows
+            saved = table[label].clone()
+            table[label] = rows[place]
+        one = Noised(*(tensor[number : number + 1] for tensor in vars(batch.noised).values()))
+        alone = task.workspace.predict(one)
+        torch.testing.assert_close(alone[0], output[number], rtol=1e-4, atol=1e-5)
+        expected[place] += torch.autograd.grad(alone.square().sum(), [table])[0][label]
+        with torch.no_grad():
+            table[label] = saved
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(task.workspace.predict(batch.noised), output)
+
+
+def test_attacked_images_are_all_under_erased_labels(make_task):
+    """Half of the forget batch trains the null row; under attack these images have erased labels in turn."""
+    task = make_task("retain_posterior", forget_classes=(3, 8), null_share=0.5, replacement="posterior")
+    batch = task.forget_batch(0, 0)
+    labels = batch.noised.class_labels
+    assert (labels == 10).any()
+    expected = torch.where(labels == 10, torch.tensor([3, 8]).repeat(3), labels)
+    relabelled = Batch(batch.noised.relabelled(expected), batch.seed)
+    assert torch.equal(task.attacked_label_loss(batch).objective, task.forget_loss(relabelled).objective)
 
 
 def test_under_an_attacked_row_only_the_mixture_is_the_target(make_task):
     """A row may lie beside a retained one, where the replacement class would be wrong."""
     task, mixture = make_task("retain_posterior"), make_task("retain_posterior", replacement="posterior")
-    batch = task.forget_batch(0, 0)
+    batch = task.relearning_batch(0, 0)
     attacked = task.attacked_label_loss(batch).objective
     assert torch.equal(attacked, mixture.forget_loss(batch).objective)
     assert not torch.equal(attacked, task.forget_loss(batch).objective)

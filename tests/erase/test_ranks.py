@@ -32,6 +32,11 @@ VARIANTS = {
     "mixture summed": ("retain_posterior", {"mixture": "sum"}, {}),
     "NPO": ("gradient_ascent", {"bound": "npo", "forget_vlb": "full", "forget_label_dropout": 0.3}, {}),
     "fixed penalty": ("selective_amnesia", {"ewc_weight": 3.0, "surrogate": "gaussian_latents"}, {}),
+    "label attackers": (
+        "retain_posterior",
+        {},
+        {"robust": True, "robust_target": "label", "robust_label_rows": 3, "robust_label_steps": 2},
+    ),
     "simulated attacker": ("retain_posterior", {}, {"robust": True, "robust_steps": 3, "robust_learning_rate": 1e-2}),
     "two phases": ("sfron", {}, {"forget_steps": 2, "retain_steps": 2, "forget_clip": 0.1}),
     "joint": ("salun", {}, {**ONE_STEP, "clip_order": "clip-mask", "forget_weight": 0.3}),

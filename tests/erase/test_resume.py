@@ -23,6 +23,16 @@ EVERYTHING = {"robust": True, "robust_steps": 3, "average_half_life": 6.0, "stop
               "forget_steps": 2, "weight_decay": 0.01, "forget_learning_rate": 3e-3}  # fmt: skip
 VARIANTS = {
     "robust dual, average, early stop": (EVERYTHING, "forget"),
+    "label attackers": (
+        {
+            "robust": True,
+            "robust_target": "both",
+            "robust_label_rows": 5,
+            "robust_label_steps": 2,
+            "robust_label_life": 9,
+        },
+        "none",
+    ),
     "shared, masks, decay": ({"optimizers": "shared", "weight_decay": 0.1, "robust": True, "robust_every": 3}, "both"),
     "simultaneous dual": ({"update": "simultaneous", "forget_weight_schedule": "cosine"}, "forget"),
 }

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class ToyTask:
         self.teacher = {name: each.detach().clone() for name, each in self.parameters.items()}
         self.delay = delay
         self.seen: list[tuple[str, int, int]] = []
+        self.rows: Tensor | None = None  # of attackers, image by image
 
     def batch(self, side: str, step: int, phase: int, size: int = 16) -> tuple[Tensor, Tensor]:
         self.seen.append((side, step, phase))
@@ -39,9 +42,8 @@ class ToyTask:
 
     def predict(self, weights: dict[str, Any], batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = batch
-        hidden = (
-            torch.cat([inputs, weights["table"][labels]], dim=1) @ weights["first.weight"].T + weights["first.bias"]
-        )
+        rows = weights["table"][labels] if self.rows is None or weights is self.teacher else self.rows
+        hidden = torch.cat([inputs, rows], dim=1) @ weights["first.weight"].T + weights["first.bias"]
         return torch.tanh(hidden) @ weights["second.weight"].T
 
     def error(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -68,13 +70,14 @@ class ToyTask:
     def relearning_loss(self, batch: Any) -> Tensor:
         return self.error(batch)
 
-    def begin_label_attack(self, step: int, phase: int) -> dict[str, Tensor]:
-        table = self.parameters["table"]
-        with torch.no_grad():
-            table[FORGET_LABEL] = table[:FORGET_LABEL].mean(0)
-        mask = torch.zeros_like(table, dtype=torch.bool)
-        mask[FORGET_LABEL] = True
-        return {"table": mask}
+    def attack_starts(self, step: int, phase: int, *, count: int) -> Tensor:
+        return torch.randn(count, 4, generator=generator(1, "starts", step, phase))
+
+    @contextmanager
+    def attacked_by(self, rows: Tensor, batch: Any) -> Iterator[None]:
+        self.rows = rows[torch.arange(len(batch[1])) % len(rows)]
+        yield
+        self.rows = None
 
     def attacked_label_loss(self, batch: Any) -> Loss:
         return self.forget_loss(batch)
