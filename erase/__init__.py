@@ -8,10 +8,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluate", "load", "run"]
+__all__ = ["evaluate", "load", "probe", "run"]
 
 _HOME = Path(__file__).parent.parent
-_PUBLIC = {"run": "erase.api", "evaluate": "erase.api", "load": "pipelines.model"}
+_PUBLIC = {"run": "erase.api", "evaluate": "erase.api", "load": "pipelines.model", "probe": "erase.api.probing"}
 
 
 def _check_siblings() -> None:

@@ -48,6 +48,7 @@ def probe(
     budget: str = "quick",
     data: str | None = None,
     retrained: str | None = None,
+    control: bool = True,
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -55,8 +56,8 @@ def probe(
 
     ``probes`` names files of ``eval/probes``, none means all; ``retrained`` is a model of
     ``erase pretrain --without CLASS``, the floor of each recovery; ``data`` are the attacker's images, those of the run
-    unless named. Outcomes are kept in the cache by model, attack and budget. Raises ``UsageError`` for an unknown name
-    and ``MissingError`` for a run without scores.
+    unless named; ``control=False`` leaves out the retained class. Outcomes are kept in the cache by model, attack and
+    budget. Raises ``UsageError`` for an unknown name and ``MissingError`` for a run without scores.
     """
     folder = checked_run(run, probes, budget=budget, data=data)
     record = read_record(folder.results_path)
@@ -68,7 +69,10 @@ def probe(
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
-        found = attack(names, subjects, record, config.forget_classes[0], budgeted, progress=progress)
+        targets = [(who, model, config.forget_classes[0]) for who, model in subjects.items()]
+        if control:
+            targets.append(("control", erased, control_class(record, budgeted)))
+        found = attack(names, targets, budgeted, progress=progress)
         add_outcomes(record, found, budgeted)
         write_record(record, folder.results_path)
         pictured = results_of({**found, **earlier_outcomes(record, without=found)})
@@ -157,18 +161,9 @@ def budget_of(
 
 
 def attack(
-    names: Sequence[str],
-    subjects: Mapping[str, DiT],
-    record: Mapping[str, Any],
-    forget_class: int,
-    budget: Budget,
-    *,
-    progress: bool,
+    names: Sequence[str], targets: Sequence[tuple[str, DiT, int]], budget: Budget, *, progress: bool
 ) -> dict[str, dict[str, Outcome]]:
-    """Every probe on every subject, and on a retained class of the erased model as control."""
-    control = control_class(record, budget)
-    targets = [(who, model, forget_class) for who, model in subjects.items()]
-    targets.append(("control", subjects["erased"], control))
+    """Every probe on every target: its name, the model, and the class that is attacked."""
     found: dict[str, dict[str, Outcome]] = {}
     with bar_of(len(names) * len(targets), "probing", unit="attack", shown=progress) as bar:
         for name in names:

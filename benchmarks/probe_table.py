@@ -1,0 +1,155 @@
+"""What comes back: every method under every probe on digits, beside models that never saw the class.
+
+    python -m benchmarks.probe_table             every method, shared and dual, three classes, quick budget
+    python -m benchmarks.probe_table --default   the default on all ten classes, full budget
+
+Resumable: each model is an ordinary run below ``--work``, each attack is kept by weights and budget, and each model's
+line is in the results as soon as it is there. A retrained model takes half an hour of a core, once; another erasure
+with its probes at the quick budget three to seven minutes.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.erasures import RESULTS, drop_cut_line
+from erase.configure import DEFAULT_METHOD, configure
+from erase.method import method_class, method_names
+from erase.rundir import cache_dir
+
+MODEL = "digits"
+CLASSES = (3, 8, 1)
+FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
+SIDES = ("dual", "shared")
+SCORES = ("forget_accuracy", "retain_accuracy", "frechet")
+RETRAIN = "retrain"
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One model to attack."""
+
+    method: str
+    forget_class: int
+    optimizers: str  # "" for a method that takes no steps of the engine
+    budget: str
+
+    @property
+    def name(self) -> str:
+        """The method and its optimizers, as a row of the table is called."""
+        return " ".join(filter(None, (self.method, self.optimizers)))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that are not the method's defaults."""
+        return {"optimizers": self.optimizers} if self.optimizers else {}
+
+    @property
+    def key(self) -> str:
+        """Identifies the subject and everything that its defaults say today."""
+        config = configure(MODEL, [self.forget_class], method=self.method, options=self.options)
+        return json.dumps([asdict(self), config.hash])
+
+
+def subjects(*, default: bool) -> list[Subject]:
+    """What is attacked, class by class, those with a retrained model and the default method first."""
+    if default:
+        classes = sorted(range(10), key=lambda label: (label not in FLOORS, label))
+        return [
+            Subject(method=DEFAULT_METHOD, forget_class=label, optimizers="dual", budget="full") for label in classes
+        ]
+    methods = (DEFAULT_METHOD, *sorted({*method_names()} - {RETRAIN, DEFAULT_METHOD}))
+    return [
+        Subject(method=method, forget_class=label, optimizers=side, budget="quick")
+        for label in CLASSES
+        for method in methods
+        for side in (SIDES if method_class(method).trains else ("",))
+    ]
+
+
+def make_floor(forget_class: int, folder: Path) -> None:
+    """The model that never saw the class, unless it is there; a training that was killed goes on."""
+    from pipelines.model import load
+    from pipelines.pretrain.recipe import Recipe
+    from pipelines.pretrain.train import pretrain
+
+    parts = load(MODEL)
+    pretrain(MODEL, folder, recipe=Recipe(), without=[parts.classes[forget_class].name], parts_of=parts, progress=False)
+
+
+def attacked(subject: Subject, work: Path) -> Line:
+    """Make, score and attack one model on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    import erase
+    from eval.protocol import named
+    from pipelines.errors import DivergedError
+
+    few = {"num_forget_images": 500, "num_retain_images": 500}
+    protocol = replace(named("small"), name="probe table", precision="bf16", **few)
+    floor = work / "retrained" / str(subject.forget_class)
+    if subject.forget_class in FLOORS:
+        make_floor(subject.forget_class, floor)
+    folder = work / "runs" / f"{subject.forget_class}-{subject.name.replace(' ', '-')}"
+    try:
+        result = erase.run(
+            MODEL, subject.forget_class, method=subject.method, options=subject.options, output_dir=folder,
+            protocol=protocol, memory="fixed", progress=False,
+        )  # fmt: skip
+    except DivergedError as error:
+        return {"diverged": str(error)}
+    retrained = str(floor) if subject.forget_class in FLOORS else None
+    record = erase.probe(folder, budget=subject.budget, retrained=retrained, control=False, progress=False)
+    scored = [who for who in ("original", "erased", "retrained") if who in record]
+    return {
+        "scores": {who: {name: record[who][name]["value"] for name in SCORES} for who in scored},
+        "probes": record["probes"],
+        "recovery": record["recovery"],
+        "seconds": result.seconds,
+    }
+
+
+def done_lines(path: Path) -> dict[str, Line]:
+    """Finished subjects by key; a line cut short by a kill is left out."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return {line["key"]: line["result"] for line in lines}
+
+
+def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) -> dict[Subject, Line]:
+    """Attack what has no line yet under today's defaults; returns the lines of all."""
+    done, keys = done_lines(path), {subject: subject.key for subject in wanted}
+    todo = [subject for subject, key in keys.items() if key not in done]
+    drop_cut_line(path)
+    with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
+        futures = {pool.submit(attacked, subject, work): subject for subject in todo}
+        for future in tqdm(as_completed(futures), total=len(todo), desc="models", unit="model"):
+            key = keys[futures[future]]
+            done[key] = future.result()
+            stream.write(json.dumps({"key": key, "subject": asdict(futures[future]), "result": done[key]}) + "\n")
+            stream.flush()
+    return {subject: done[key] for subject, key in keys.items()}
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--default", action="store_true", help="the default on all ten classes, full budget")
+    parser.add_argument("--work", type=Path, default=cache_dir() / "probe_table", help="where the models are kept")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
+    arguments = parser.parse_args()
+    name = "default_probes" if arguments.default else "probe_table"
+    run_all(subjects(default=arguments.default), RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
+
+
+if __name__ == "__main__":
+    main()
