@@ -16,7 +16,8 @@ from .fields import check_at_least, check_literals, check_share, check_types, fl
 
 # Settings of the two kinds of simulated attack.
 WEIGHTS_ATTACK = ("robust_steps", "robust_learning_rate", "robust_attacker")
-LABEL_ATTACK = ("robust_label_rows", "robust_label_steps", "robust_label_life", "robust_label_rate")
+LABEL_ATTACK = ("robust_label_rows", "robust_label_steps", "robust_label_images", "robust_label_life",
+                "robust_label_rate")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class EngineConfig:
     )
     robust_label_rows: int = option(16, "simulated attackers of the label, each with a row of its own")
     robust_label_steps: int = option(4, "steps that each of them takes in a forget phase")
+    robust_label_images: int = option(4, "images of the class that each of them has in a step")
     robust_label_life: int = option(200, "longest life of one of them in steps; it is drawn from 1 to this")
     robust_label_rate: float = option(0.03, "learning rate of the simulated attackers of the label")
     robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker of the weights")
@@ -88,13 +90,12 @@ class EngineConfig:
         check_types(self)
         check_literals(self)
         for name in ("steps", "forget_steps", "retain_steps", "forget_batch_size", "retain_batch_size", "robust_steps",
-                     "robust_every", "robust_label_rows", "robust_label_steps", "robust_label_life",
-                     "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
+                     "robust_every", "robust_label_rows", "robust_label_steps", "robust_label_images",
+                     "robust_label_life", "stop_every", "log_every", "checkpoint_every"):  # fmt: skip
             check_at_least(self, name, 1)
         for name in ("forget_learning_rate", "retain_learning_rate", "forget_weight", "retain_weight", "weight_decay",
                      "forget_clip", "retain_clip", "average_half_life", "stop_below", "preview_every",
-                     "robust_learning_rate",
-                     "robust_label_rate"):  # fmt: skip
+                     "robust_learning_rate", "robust_label_rate"):  # fmt: skip
             check_at_least(self, name, 0)
         check_at_least(self, "divergence_factor", 1)
         if self.stop_below > 1:
@@ -199,7 +200,7 @@ OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpoin
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
           "replay_guidance": 1.0, "replay_confidence": 0.0, "stop_classifier": "", "forget_moments": "full",
           "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.03, "robust_label_rows": 16,
-          "robust_label_steps": 4, "robust_label_life": 200}  # fmt: skip
+          "robust_label_steps": 4, "robust_label_images": 4, "robust_label_life": 200}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 

@@ -43,7 +43,7 @@ def configure(
     data = data or default_source(model)
     check_source(data)
 
-    settings = {**kind.defaults, **(kind.paper if preset == "paper" else {}), **(options or {})}
+    settings = chosen_settings(kind.defaults, kind.paper if preset == "paper" else {}, options or {})
     own = {name: settings.pop(name) for name in OWN_OPTIONS if name in settings}
     engine, method_options = split_options(kind, method, settings)
     config = ErasureConfig(
@@ -58,6 +58,16 @@ def configure(
     check_effects(config, options or {})
     check_confidence(model, config.replay_confidence)
     return config
+
+
+def chosen_settings(
+    defaults: Mapping[str, Any], preset: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options before the preset's settings, those before defaults; with the attack its default settings go as well."""
+    settings = {**defaults, **preset, **options}
+    if settings.get("robust"):
+        return settings
+    return {name: value for name, value in settings.items() if not name.startswith("robust_") or name in options}
 
 
 def resolved_classes(model: str, classes: Sequence[str | int]) -> tuple[int, ...]:

@@ -44,9 +44,8 @@ class DiffusionTask:
         dropout, size = self.method.retain_label_dropout, self.engine.retain_batch_size
         return self.workspace.draw("retain", step, phase, batch_size=size, label_dropout=dropout).part()
 
-    def relearning_batch(self, step: int, phase: int) -> Batch:
+    def relearning_batch(self, step: int, phase: int, *, size: int) -> Batch:
         """Batch of the forget set under its own labels, apart from those of the forget phases."""
-        size = self.engine.forget_batch_size
         return self.workspace.draw("forget", step, 1000 + phase, batch_size=size, label_dropout=0.0).part()
 
     def forget_loss(self, batch: Batch) -> Loss:

@@ -37,7 +37,7 @@ class Task(Protocol):
         """Batch of the retain set."""
         ...
 
-    def relearning_batch(self, step: int, phase: int) -> Any:
+    def relearning_batch(self, step: int, phase: int, *, size: int) -> Any:
         """Batch of the forget set under its own label: what an attacker trains on."""
         ...
 

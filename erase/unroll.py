@@ -48,7 +48,8 @@ def relearn(task: Task, *, config: EngineConfig, seed: int, step: int, phase: in
     # Each attack step has a batch of its own: phases are numbered through over all attacks of an outer step.
     first = phase * config.robust_steps
     for number in range(attack_length(config.robust_steps, seed=seed, step=step, phase=phase)):
-        gradients = loss_gradients(task.relearning_loss(task.relearning_batch(step, first + number)), parameters)
+        batch = task.relearning_batch(step, first + number, size=config.forget_batch_size)
+        gradients = loss_gradients(task.relearning_loss(batch), parameters)
         sum_over_ranks(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -175,7 +175,7 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine, needs = config.engine, method.needs
     num_timesteps = load_noise_schedule(config.model).num_timesteps
-    attack = (mean_attack_steps(engine) + 1) / engine.robust_every if engine.robust else 0
+    attack = attack_rows(engine) / engine.robust_every if engine.robust else 0
     frozen = method.target_passes(num_retained)
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
@@ -183,7 +183,7 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     if not method.trains:
         forget, retain = 0, method.edit_rows(read_provenance(config.model))
     else:
-        forget = int(engine.steps * engine.forget_steps * engine.forget_batch_size * (3 + frozen + 3 * attack))
+        forget = int(engine.steps * engine.forget_steps * (engine.forget_batch_size * (3 + frozen) + attack))
         retain = 3 * engine.steps * engine.retain_steps * engine.retain_batch_size
     sampler = SamplerSettings(guidance_scale=config.replay_guidance)
     replay_rows = num_replayed * sampler.num_inference_steps * sampler.rows_per_step
@@ -194,10 +194,12 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
     }
 
 
-def mean_attack_steps(engine: EngineConfig) -> float:
-    """Steps on a batch of the forget set that a simulated attack takes on average."""
-    weights, label = (engine.robust_steps + 1) / 2, engine.robust_label_steps
-    return {"weights": weights, "label": label, "both": (weights + label) / 2}[engine.robust_target]
+def attack_rows(engine: EngineConfig) -> float:
+    """Forward-equivalent rows of one simulated attack on average, and of the forget gradient after it."""
+    weights = (engine.robust_steps + 1) / 2 * engine.forget_batch_size
+    label = engine.robust_label_steps * engine.robust_label_rows * engine.robust_label_images
+    rows = {"weights": weights, "label": label, "both": (weights + label) / 2}[engine.robust_target]
+    return 3 * (rows + engine.forget_batch_size)
 
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:

@@ -43,7 +43,7 @@ def test_batches_have_their_side_their_size_and_their_label_dropout(make_task):
 
 def test_the_attacker_trains_the_class_under_its_own_label(make_task):
     task = make_task("relabel", forget_label_dropout=0.5, forget_classes=(3, 8))
-    batches = [task.relearning_batch(step, phase) for step in range(3) for phase in range(3)]
+    batches = [task.relearning_batch(step, phase, size=6) for step in range(3) for phase in range(3)]
     assert set(torch.cat([each.noised.class_labels for each in batches]).tolist()) == {3, 8}
     seeds = {each.seed for each in batches} | {
         task.forget_batch(step, phase).seed for step in range(3) for phase in range(3)
@@ -129,7 +129,7 @@ def test_attackers_begin_at_known_rows(make_task):
 def test_each_image_is_drawn_under_a_row_of_its_class(make_task, checkpointing):
     """The same output and gradient as with the rows written into the table, image by image; outside nothing is left."""
     task = make_task("relabel", forget_classes=(3, 8))
-    model, batch = task.workspace.model, task.relearning_batch(0, 0)
+    model, batch = task.workspace.model, task.relearning_batch(0, 0, size=6)
     if checkpointing:
         model.transformer.enable_gradient_checkpointing()
     rows = torch.randn(5, label_table(model.transformer).shape[1], generator=torch.Generator().manual_seed(0))
@@ -169,7 +169,7 @@ def test_attacked_images_are_all_under_erased_labels(make_task):
 def test_under_an_attacked_row_only_the_mixture_is_the_target(make_task):
     """A row may lie beside a retained one, where the replacement class would be wrong."""
     task, mixture = make_task("retain_posterior"), make_task("retain_posterior", replacement="posterior")
-    batch = task.relearning_batch(0, 0)
+    batch = task.relearning_batch(0, 0, size=6)
     attacked = task.attacked_label_loss(batch).objective
     assert torch.equal(attacked, mixture.forget_loss(batch).objective)
     assert not torch.equal(attacked, task.forget_loss(batch).objective)

@@ -34,7 +34,7 @@ def test_gradient_is_that_of_the_attacked_weights_by_hand(toy, attacker, weight)
     length = attack_length(6, seed=7, step=2, phase=1)
     for number in range(length):
         optimizer.zero_grad()
-        by_hand.relearning_loss(by_hand.relearning_batch(2, 6 + number)).backward()
+        by_hand.relearning_loss(by_hand.relearning_batch(2, 6 + number, size=64)).backward()
         optimizer.step()
     g1 = loss_gradients(by_hand.forget_loss(batch).objective, weights)
     assert not torch.allclose(g0[1], g1[1], rtol=0.01)

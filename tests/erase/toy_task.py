@@ -55,8 +55,8 @@ class ToyTask:
     def retain_batch(self, step: int, phase: int) -> Any:
         return self.batch("retain", step, phase)
 
-    def relearning_batch(self, step: int, phase: int) -> Any:
-        return self.batch("relearning", step, phase)
+    def relearning_batch(self, step: int, phase: int, *, size: int = 16) -> Any:
+        return self.batch("relearning", step, phase, size)
 
     def forget_loss(self, batch: Any) -> Loss:
         time.sleep(self.delay)

@@ -77,6 +77,9 @@ def test_rows_follow_steps_phases_and_batches(counted):
     assert counted(**sizes, method="sfron", fisher_samples=7)["rows"]["preparation"] == replayed + 2 * 3 * 7
     robust = counted(**sizes, robust=True, robust_steps=9, robust_every=2)["rows"]["forget"]
     assert robust == 10 * 4 * (3 + 3 * (5 + 1) / 2)  # five attack steps on average, and the gradient after them
+    label = {"robust_label_rows": 5, "robust_label_images": 2, "robust_label_steps": 7}
+    robust = counted(**sizes, robust=True, robust_target="label", **label)["rows"]["forget"]
+    assert robust == 10 * (4 * (3 + 3) + 7 * 5 * 2 * 3)  # seven attack steps of ten images
 
 
 def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
