@@ -68,7 +68,10 @@ def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]
     sentence = f"{no_more} of {attacks(len(beside))} brought back no more than a model that never saw the class gives."
     if less:
         sentence += f" With {less} of them it was clearly less: there the class is suppressed rather than absent."
-    return sentence
+    weak = sum(bool(caveats(rows)) for rows in beside.values())
+    return sentence + (
+        f" {weak} of the {attacks(len(beside))} tell little, for reasons given with each." if weak else ""
+    )
 
 
 def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:

@@ -60,8 +60,9 @@ class Browser:
         end = time.monotonic() + SECONDS
         while b"\0" not in self.buffer:
             ready, _, _ = select.select([self.reading], [], [], max(0, end - time.monotonic()))
-            assert ready, "the browser does not answer"
-            self.buffer += os.read(self.reading, 1 << 20)
+            found = os.read(self.reading, 1 << 20) if ready else b""
+            assert found, "the browser does not answer"
+            self.buffer += found
         text, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(text)
 

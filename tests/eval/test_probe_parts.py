@@ -33,6 +33,8 @@ def test_the_headline_counts_attacks_against_the_floor():
         "3 of 4 attacks brought back no more than a model that never saw the class gives. With 1 of them it was "
         "clearly less: there the class is suppressed rather than absent."
     )
+    blunt = {"a": rows(0.9, 0.9), "b": rows(0.9, 0.1)}
+    assert summed_up(blunt).endswith("gives. 1 of the 2 attacks tell little, for reasons given with each.")
     assert summed_up({"b": found["b"], "without a floor": rows(0.9)}).startswith("0 of 1 attack brought")
     assert summed_up({"a": rows(0.0), "b": rows(0.1), "c": rows(0.4)}) == (
         "2 of 3 attacks brought the class back in at most 10.0 % of images."

@@ -1,6 +1,7 @@
-"""The report in a real Chromium: two widths, light and dark, without a script, by keyboard; nothing leaves the page."""
+"""The report in a real Chromium: wide and narrow, light and dark, without a script, by keyboard, off the network."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ OBSTACLES = """
   return found;
 })()
 """
-SIDEWAYS = "document.documentElement.scrollWidth - innerWidth"
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 SHOWN = "getComputedStyle(document.querySelector('.flip .under')).clipPath"
 MIDDLE = """
 (({x, y, width, height}) => [x + width / 2, y + height / 2])(document.querySelector(".flip").getBoundingClientRect())
@@ -84,12 +85,13 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(attacked, tmp_path):
-    write_report(tmp_path / "report.html", attacked)
+    record = {**attacked.record, "class_names": [f"class {label} with a rather long name" for label in range(5)]}
+    write_report(tmp_path / "report.html", replace(attacked, record=record))
     return tmp_path / "report.html"
 
 
 def test_it_fits_complains_of_nothing_and_can_be_read_by_everyone(browser, page):
-    for width in (1280, 390):
+    for width in (1280, 800, 390):
         for dark in (False, True):
             assert browser.open(page, width=width, dark=dark) == []
             browser.value("document.querySelectorAll('details').forEach((each) => (each.open = true))")
