@@ -102,6 +102,7 @@ def tile_scale(report: Report) -> float:
     strips += sum(len(parts.MODELS) for label in report.sampled_classes if label not in forget)
     strips += sum(len(found) for found in report.probes.values())
     panels = sum(images.shape[1] for images in report.samples.values()) * len(forget)
+    panels += report.samples["original"].shape[1] * len(forget) if report.samples else 0  # the copy that flips
     sizes = {images.shape[-1] for images in report.samples.values()}
     sizes |= {result.pictures.shape[-1] for found in report.probes.values() for result in found.values()}
     total = panels + strips * STRIP_IMAGES

@@ -31,7 +31,7 @@ from .judging import (
 )
 from .redrawing import redraw
 from .scoring import add_command, kept_record, score_models
-from .watching import Neighbours, choose_neighbours
+from .watching import Neighbours, choose_neighbours, typed
 
 FLAG = "--second-classifier"
 
@@ -101,7 +101,7 @@ def evaluate(
     if not sweep:
         return scores(asked, models, scorer, progress=progress)
     second = second_scorer(second_classifier, models["original"], scorer) if second_classifier else None
-    command = sweep_command(model, sweep_images, second_classifier)
+    command = sweep_command(asked, sweep_images, second_classifier)
     return swept(asked, models, scorer, second, num_images=sweep_images, command=command, progress=progress)
 
 
@@ -160,11 +160,12 @@ def second_scorer(given: str, original: DiT, scorer: Scorer) -> Scorer:
     return second
 
 
-def sweep_command(model: str, num_images: int, second_classifier: str) -> list[str]:
+def sweep_command(asked: Comparison, num_images: int, second_classifier: str) -> list[str]:
     """The words of the command line that makes the same sweep of a run."""
-    options = ["--sweep-images", str(num_images)] if num_images != NUM_IMAGES else []
-    options += ["--second-classifier", second_classifier] if second_classifier else []
-    return ["erase", "eval", model, "--sweep", *options]
+    given = {"protocol": asked.protocol.name, **asked.judges.to_dict(), "neighbours": typed(asked.judges.neighbours)}
+    given |= {"second-classifier": second_classifier, "sweep-images": str(num_images)}
+    options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    return ["erase", "eval", asked.model, "--sweep", *options]
 
 
 def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, progress: bool) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from erase.api import gating, probing, retrained, run
-from erase.api.evaluating import sweep_command
 from erase.api.gating import hold_gates
 from erase.api.probing import command_of, probe
 from erase.api.scoring import add_command
@@ -111,8 +110,6 @@ def test_commands_are_told_once_each():
     assert command_of("runs/a b", ["relearning"], budget="full", data=None, retrained="floor") == [
         "erase", "probe", "runs/a b", "relearning", "--budget", "full", "--retrained", "floor",
     ]  # fmt: skip
-    assert sweep_command("run", 100, "") == ["erase", "eval", "run", "--sweep"]
-    assert sweep_command("run", 7, "resnet18")[4:] == ["--sweep-images", "7", "--second-classifier", "resnet18"]
     record = {}
     for words in (["erase", "probe", "a b"], ["erase", "eval", "x"], ["erase", "probe", "a b"]):
         add_command(record, words)
