@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from eval import words
-from eval.charts import bar_chart, height, line_chart, linear_ticks, log_ticks
+from eval.charts import SERIES_COLOURS, bar_chart, height, line_chart, linear_ticks, log_ticks
 from eval.pictures import before_after, data_uri, grid, save_archive, save_png, scale_within
 from eval.report import Report, pictured_classes, render_report, write_report
 from eval.report_parts import PREVIEW_BUDGET, preview_rows
@@ -245,6 +245,17 @@ def test_bars_are_as_long_as_their_values():
     assert ElementTree.fromstring(bar_chart("empty", {"a": {"b": 0.0}})) is not None
     with pytest.raises(ValueError, match="up to 4 series of values from 0 on"):
         bar_chart("negative", {"a": {"b": -0.1}})
+
+
+def test_every_series_stands_out_from_the_paper():
+    def luminance(colour):
+        shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for light, dark in SERIES_COLOURS:
+        assert (luminance("#fcfbf9") + 0.05) / (luminance(light) + 0.05) >= 3
+        assert (luminance(dark) + 0.05) / (luminance("#141413") + 0.05) >= 3
 
 
 def test_failed_gates_stand_at_the_top(attacked, report):
