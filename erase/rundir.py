@@ -82,6 +82,15 @@ class RunDir:
         """Record how far the run is: erasing, scoring, complete, diverged or interrupted; why, and after how long."""
         write_json({"state": state, "reason": reason, "seconds": seconds}, self.path / "status.json")
 
+    def preview_path(self, step: int) -> Path:
+        """Where the picture that was taken at one step lies."""
+        return self.samples_dir / f"step-{step:06d}.png"
+
+    def previews(self) -> dict[int, Path]:
+        """The pictures that were taken during the erasure, by step."""
+        paths = sorted(self.samples_dir.glob("step-*.png"))
+        return {int(path.stem.removeprefix("step-")): path for path in paths}
+
     @property
     def is_erased(self) -> bool:
         """Whether the erased model is there."""

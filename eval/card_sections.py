@@ -1,7 +1,6 @@
 """The sections of a model card that a result record fills: scores before and after, and what attacks brought back."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from pipelines.text import listed, markdown_table
 
@@ -9,7 +8,7 @@ from .metric import displays, title
 from .probe import describe_probe
 from .recovery import verdict
 from .report_parts import caution
-from .words import FIRST, Record, class_name, interval, number, ordered_keys, returned
+from .words import FIRST, Record, class_name, ordered_keys, returned, with_interval
 
 RESTORE = "embedding_restore"  # the attack of every run: it stands among the scores
 SUBJECTS = ("original", "embedding_reset", "retrained", "erased", "control")  # columns of the table of attacks
@@ -40,25 +39,19 @@ def protocol_words(record: Record) -> str:
     )
 
 
-def cell(entry: Mapping[str, Any], unit: str) -> str:
-    """A value with its interval."""
-    span = interval(entry, unit)
-    return number(entry["value"], unit) + (f" ({span})" if span else "")
-
-
 def score_rows(record: Record) -> Iterable[tuple[str, ...]]:
     """The most telling values of both models."""
     for key in ordered_keys(record):
         if key in FIRST:
             show = displays()[key]
-            values = (cell(record[model][key], show.unit) for model in ("original", "erased"))
+            values = (with_interval(record[model][key], show.unit) for model in ("original", "erased"))
             yield title(key, record["feature_space"]), show.better, *values
 
 
 def earlier_rows(record: Record) -> Iterable[tuple[str, ...]]:
     """Forget accuracy of the classes that earlier erasures removed."""
     for label, entry in record.get("earlier", {}).items():
-        values = (cell(entry[model], "share") for model in ("original", "erased"))
+        values = (with_interval(entry[model], "share") for model in ("original", "erased"))
         name = f"Forget accuracy of {class_name(record, label)}, erased before: {returned(entry)}"
         yield name, "lower", *values
 
@@ -66,7 +59,7 @@ def earlier_rows(record: Record) -> Iterable[tuple[str, ...]]:
 def restore_rows(record: Record) -> Iterable[tuple[str, ...]]:
     """Forget accuracy once the original label row is put back."""
     if RESTORE in record["probes"]:
-        values = (cell(record["probes"][RESTORE][model], "share") for model in ("original", "erased"))
+        values = (with_interval(record["probes"][RESTORE][model], "share") for model in ("original", "erased"))
         yield "Forget accuracy, original label row put back", "lower", *values
 
 
@@ -89,7 +82,7 @@ def attack_table(record: Record, attacks: Iterable[str]) -> str:
     for name in attacks:
         entries = record["probes"][name]
         outcome = verdict(record["recovery"][name])
-        cells = (cell(entries[who], "share") if who in entries else "" for who in shown)
+        cells = (with_interval(entries[who], "share") if who in entries else "" for who in shown)
         rows.append((describe_probe(name), outcome, *cells))
     return markdown_table(("attack", "verdict", *(who.replace("_", " ") for who in shown)), rows, text_columns=2)
 

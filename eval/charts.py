@@ -1,12 +1,23 @@
-"""Coordinates of the report's line charts; the template draws them as inline SVG."""
+"""Charts without a script: coordinates of the report's line charts, and whole SVG pictures of grouped bars."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 POINTS = 400  # per line, more are thinned out
 LOG_FROM = 30.0  # ratio of the largest to the smallest value from which an axis is logarithmic
+
+# Bar charts in pixels: names to the left, values to the right of the longest bar.
+CHART_WIDTH, NAMES_WIDTH, VALUES_WIDTH, BAR_HEIGHT, GROUP_GAP, HEAD_HEIGHT = 760, 210, 90, 18, 12, 74
+# Of each series on light and on dark paper, all at least 3:1 against it.
+SERIES_COLOURS = (("#b5361c", "#ff8c69"), ("#76746d", "#a5a49d"), ("#2f6690", "#7fb3d9"), ("#6b5b1e", "#cdb968"))
+CHART_STYLE = """\
+.bar-chart { font: 14px/1 Inter, system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; max-width: 100%%; }
+.bar-chart text { fill: #1b1b1a; } .bar-chart .title { font-size: 17px; font-weight: 600; }
+.bar-chart .axis { stroke: #61605b; } %s
+@media (prefers-color-scheme: dark) { .bar-chart text { fill: #ecebe7; } .bar-chart .axis { stroke: #a5a49d; } %s }"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +115,71 @@ def log_ticks(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     stride = -(-(last - first) // 5)
     return [10.0**power for power in range(first, last + stride, stride)]
+
+
+def bar_chart(
+    title: str, groups: Mapping[str, Mapping[str, float | None]], *, in_words: Callable[[float], str] = "{:.3g}".format
+) -> str:
+    """A whole SVG picture of horizontal bars from 0: one group a row, e.g. a method, one bar a series, e.g. optimizers.
+
+    ``groups`` maps a group's name to its values (0 or more; None says ``not measured``) by the name of their series;
+    ``in_words`` writes a value. It needs no script, follows the reader's light or dark setting, and says all values in
+    words to those who cannot see it.
+    """
+    series = list(dict.fromkeys(name for values in groups.values() for name in values))
+    known = [value for values in groups.values() for value in values.values() if value is not None]
+    if len(series) > len(SERIES_COLOURS) or min(known, default=0) < 0:
+        raise ValueError(f"a bar chart holds up to {len(SERIES_COLOURS)} series of values from 0 on")
+    rows = list(bar_rows(groups, series, full=max(known, default=0) or 1.0, in_words=in_words))
+    count = sum(map(len, groups.values()))
+    height = HEAD_HEIGHT + BAR_HEIGHT * count + GROUP_GAP * len(groups)
+    spoken = "; ".join(f"{group}, {', '.join(said(values, in_words))}" for group, values in groups.items())
+    light, dark = (" ".join(f".bar-chart .series-{i} {{ fill: {pair[mode]}; }}" for i, pair in
+                            enumerate(SERIES_COLOURS[: len(series)])) for mode in (0, 1))  # fmt: skip
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="bar-chart" role="img" width="{CHART_WIDTH}" '
+            f'height="{height}" viewBox="0 0 {CHART_WIDTH} {height}" aria-label="{escape(f"{title}: {spoken}")}">',
+            f"<style>{CHART_STYLE % (light, dark)}</style>",
+            f'<text class="title" x="0" y="20">{escape(title)}</text>',
+            *legend(series),
+            *rows,
+            f'<line class="axis" x1="{NAMES_WIDTH}" x2="{NAMES_WIDTH}" y1="{HEAD_HEIGHT - 6}" y2="{height}"/>',
+            "</svg>\n",
+        ]
+    )
+
+
+def said(values: Mapping[str, float | None], in_words: Callable[[float], str]) -> list[str]:
+    """Each value of a group with its series in words."""
+    return [f"{name} {'not measured' if value is None else in_words(value)}" for name, value in values.items()]
+
+
+def legend(series: Sequence[str]) -> Iterator[str]:
+    """A square and a name for each series."""
+    for place, name in enumerate(series):
+        left = NAMES_WIDTH + 130 * place
+        yield f'<rect class="series-{place}" x="{left}" y="36" width="14" height="14"/>'
+        yield f'<text x="{left + 20}" y="48">{escape(name)}</text>'
+
+
+def bar_rows(
+    groups: Mapping[str, Mapping[str, float | None]],
+    series: Sequence[str],
+    *,
+    full: float,
+    in_words: Callable[[float], str],
+) -> Iterator[str]:
+    """The name of each group, its bars, and the value at the end of each; ``full`` is the value of the longest bar."""
+    top = HEAD_HEIGHT
+    for group, values in groups.items():
+        middle = top + BAR_HEIGHT * len(values) / 2
+        yield f'<text x="{NAMES_WIDTH - 12}" y="{middle + 5:g}" text-anchor="end">{escape(group)}</text>'
+        for name, value in values.items():
+            length = (CHART_WIDTH - NAMES_WIDTH - VALUES_WIDTH) * (value or 0) / full
+            shape = f'x="{NAMES_WIDTH}" y="{top + 2}" width="{length:.2f}" height="{BAR_HEIGHT - 4}"'
+            yield f'<rect class="series-{series.index(name)}" {shape}/>'
+            text = "not measured" if value is None else in_words(value)
+            yield f'<text x="{NAMES_WIDTH + length + 8:.2f}" y="{top + BAR_HEIGHT - 4}">{escape(text)}</text>'
+            top += BAR_HEIGHT
+        top += GROUP_GAP

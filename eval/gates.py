@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,35 @@ def minus(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> fl
     return None if None in values else values[0] - values[1]
 
 
-def failed_gates(gates: list[Gate], record: Mapping[str, Any]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What became of a gate."""
+
+    gate: Gate
+    value: float | None  # None: not measured, which holds no gate
+    holds: bool
+
+    @property
+    def finding(self) -> str:
+        """The gated number in words."""
+        measured = self.value is not None and not math.isnan(self.value)
+        return f"{self.gate.name} is {self.value:.4g}" if measured else f"{self.gate.name} was not measured"
+
+
+def judged(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[Judged]:
+    """Each gate with the number that it looks at, and whether it holds."""
+    values = [value_of(gate.name, record) for gate in gates]
+    return [
+        Judged(gate=gate, value=value, holds=value is not None and HOLDS[gate.relation](value, gate.bound))
+        for gate, value in zip(gates, values, strict=True)
+    ]
+
+
+def failed_gates(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[str]:
     """One sentence for each gate that does not hold; a number that was not measured holds no gate."""
-    failures = []
-    for gate in gates:
-        value = value_of(gate.name, record)
-        if value is None or math.isnan(value):
-            failures.append(f"{gate} fails: {gate.name} was not measured")
-        elif not HOLDS[gate.relation](value, gate.bound):
-            failures.append(f"{gate} fails: {gate.name} is {value:.4g}")
-    return failures
+    return [f"{each.gate} fails: {each.finding}" for each in judged(gates, record) if not each.holds]
+
+
+def gates_of(record: Mapping[str, Any]) -> list[Gate]:
+    """The gates that a record was last held to; none where none were given."""
+    return parse_gates(", ".join(record["gates"])) if record.get("gates") else []

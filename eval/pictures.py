@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from pipelines.files import replace_file
 WHITE = (255, 255, 255)
 INK, MUTED = (28, 28, 30), (110, 110, 115)
 CLEAR = (255, 255, 255, 0)
+GAP = 0.06  # between the images of a page, as a share of one
 
 
 def resized(images: Tensor, scale: float) -> Tensor:
@@ -99,6 +101,24 @@ def data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def placed(image: Image.Image) -> dict[str, Any]:
+    """A picture of a page, with the size that keeps its place while the page loads."""
+    return {"uri": data_uri(image), "width": image.width, "height": image.height}
+
+
+def inlined(images: Tensor, *, columns: int, scale: float) -> dict[str, Any]:
+    """A grid of uint8 images (N, 3, H, W) on nothing, for a page."""
+    gap = max(2, round(GAP * scale * images.shape[-1]))
+    return placed(grid(images, columns=columns, scale=scale, gap=gap, transparent=True))
+
+
+def reduced(image: Image.Image, *, budget: int) -> Image.Image:
+    """A picture made smaller until its base64 PNG stays under ``budget`` bytes even if it were noise."""
+    factor = (budget / (image.width * image.height * 3 * 4 / 3 * 1.02)) ** 0.5
+    size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else image
 
 
 def scale_within(image_size: int, num_images: int, *, budget: int, preferred: int) -> float:

@@ -16,9 +16,10 @@ from . import report_parts as parts
 from . import words
 from .pictures import scale_within
 from .probe import ProbeResult
+from .probe_parts import STRIP_IMAGES, attacks_view, gap_view
 from .words import Record, number
 
-PICTURE_BUDGET = 4_000_000  # bytes of base64 for all pictures of a page
+PICTURE_BUDGET = 3_800_000  # bytes of base64 for all pictures of a page but the previews
 TILE = 128  # preferred pixels of one image
 
 
@@ -27,35 +28,17 @@ class Report:
     """What a page is made of; only the record is indispensable."""
 
     record: Record  # of eval.evaluate.evaluate, with its probes
-    samples: Mapping[str, Tensor] = field(default_factory=dict)  # original, erased: (C, N, 3, H, W) uint8
+    samples: Mapping[str, Tensor] = field(default_factory=dict)  # by model, (C, N, 3, H, W) uint8
     sampled_classes: Sequence[int] = ()  # the C classes
     probes: Mapping[str, Mapping[str, ProbeResult]] = field(default_factory=dict)  # run_probe's result by probe
     history: Sequence[Mapping[str, Any]] = ()  # lines of metrics.jsonl
     command: str = ""  # the exact command line
     facts: Mapping[str, str] = field(default_factory=dict)  # a few words about the run: method, optimizers, steps
+    previews: Mapping[int, Path] = field(default_factory=dict)  # pictures that were taken during the erasure, by step
 
 
-def write_report(
-    path: Path,
-    record: Record,
-    *,
-    samples: Mapping[str, Tensor],
-    sampled_classes: Sequence[int],
-    history: Sequence[Mapping[str, Any]],
-    command: str,
-    facts: Mapping[str, str],
-    probes: Mapping[str, Mapping[str, ProbeResult]],
-) -> None:
-    """Write ``report.html``; the arguments are the fields of ``Report``. It appears whole or not at all."""
-    report = Report(
-        record=record,
-        samples=samples,
-        sampled_classes=sampled_classes,
-        probes=probes,
-        history=history,
-        command=command,
-        facts=facts,
-    )
+def write_report(path: Path, report: Report) -> None:
+    """Write ``report.html``; it appears whole or not at all."""
     write_text(render_report(report), path)
 
 
@@ -84,12 +67,16 @@ def render_report(report: Report) -> str:
         "classes": parts.class_bars(record),
         "appearance": parts.appearance(record),
         "sweep": parts.sweep_view(record),
-        "probes": parts.probe_views(record, report.probes, scale=scale),
+        "gates": parts.gates_view(record),
+        "attacks": attacks_view(record, report.probes, scale=scale),
+        "gap": gap_view(record),
+        "retrained": "retrained" in record,
+        "previews": parts.preview_rows(report.previews),
         "charts": parts.training_charts(report.history),
         "protocol": record["protocol"],
         "reference": record["reference"],
         "versions": record["versions"],
-        "command": Markup.escape(report.command),  # left exactly as it was typed
+        "commands": [Markup.escape(each) for each in (report.command, *record.get("added_by", [])) if each],  # as typed
         "number": number,
     }
     return environment.get_template("report.html").render(view)
@@ -112,10 +99,11 @@ def pictured_classes(record: Record, *, most: int = 10) -> list[int]:
 def tile_scale(report: Report) -> float:
     """One scale for all pictures of the page, so that together they fit the budget."""
     forget, strips = report.record["forget_classes"], 0
-    strips += sum(len(report.samples) for label in report.sampled_classes if label not in forget)
+    strips += sum(len(parts.MODELS) for label in report.sampled_classes if label not in forget)
     strips += sum(len(found) for found in report.probes.values())
     panels = sum(images.shape[1] for images in report.samples.values()) * len(forget)
+    panels += report.samples["original"].shape[1] * len(forget) if report.samples else 0  # the copy that flips
     sizes = {images.shape[-1] for images in report.samples.values()}
     sizes |= {result.pictures.shape[-1] for found in report.probes.values() for result in found.values()}
-    total = panels + strips * parts.STRIP_IMAGES
+    total = panels + strips * STRIP_IMAGES
     return scale_within(max(sizes), total, budget=PICTURE_BUDGET, preferred=TILE) if sizes else 1

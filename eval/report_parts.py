@@ -1,31 +1,29 @@
 """The sections of the report as plain data for its template."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from pipelines.text import listed
 
 from . import charts, words
+from .gates import gates_of, judged
 from .metric import displays, metric_class, title
-from .pictures import data_uri, grid
-from .probe import ProbeResult, describe_probe
+from .pictures import inlined, placed, reduced
+from .probe_parts import STRIP_IMAGES, gap_view
 from .sweep import outcome, sweep_table
 from .values import difference
 from .words import Record, class_name, number
 
-PANEL_COLUMNS, STRIP_IMAGES, GAP = 4, 6, 0.06  # the gap is a share of a tile
+PANEL_COLUMNS = 4
 MAX_CLASS_BARS, MAX_SEEN_BARS = 16, 6
 CAUTION = 0.1  # loss of retain accuracy, or share of degenerate images, from which a low forget accuracy is no success
 MODELS = ("original", "erased")
-ROW_NAMES = {
-    "original": "Original model",
-    "embedding_reset": "Embedding reset (trivial baseline)",
-    "retrained": "Retrained without the class (floor)",
-    "erased": "Erased model",
-    "control": "Erased model, the retained class “{control}”",
-}
+TITLES = {"original": "Before", "erased": "After", "retrained": "Retrained"}
+MAX_PREVIEWS, PREVIEW_BUDGET = 6, 600_000  # bytes of base64 for all previews
 
 
 def summary(record: Record) -> str:
@@ -55,9 +53,22 @@ def caution(record: Record) -> str:
 
 
 def headline_stats(record: Record) -> list[dict[str, Any]]:
-    """The three numbers at the top."""
+    """The numbers at the top: what became of the class, of the others, and how far that is from retraining."""
     keys = ("forget_accuracy", "retain_accuracy", "frechet")
-    return [score(record, key) for key in keys if key in record["erased"]]
+    stats = [headline_stat(score(record, key)) for key in keys if key in record["erased"]]
+    gap = gap_view(record)
+    if gap:
+        stats.append(
+            {"title": "Gap to retrain", "now": gap["value"], "notes": [f"was {gap['original']}, lower is better"]}
+        )
+    return stats
+
+
+def headline_stat(found: Mapping[str, str]) -> dict[str, Any]:
+    """A score with what it was, and its interval where it has one."""
+    notes = [f"was {found['before']}, {found['direction']}"]
+    notes += [f"95 % interval {found['interval']}"] if found["interval"] else []
+    return {"title": found["title"], "now": found["now"], "notes": notes}
 
 
 def score_rows(record: Record) -> list[dict[str, Any]]:
@@ -82,6 +93,7 @@ def earlier_score(record: Record, label: str) -> dict[str, Any]:
         "first": True,
         "now": number(now["value"], "share"),
         "before": number(before["value"], "share"),
+        "retrained": "",
         "change": words.change(difference(now, before), "share"),
         "verdict": words.returned(entry),
         "interval": words.interval(now, "share"),
@@ -91,7 +103,7 @@ def earlier_score(record: Record, label: str) -> dict[str, Any]:
 
 def score(record: Record, key: str) -> dict[str, Any]:
     """One value."""
-    show, entry = displays()[key], record["erased"][key]
+    show, entry, retrained = displays()[key], record["erased"][key], record.get("retrained", {}).get(key)
     return {
         "title": title(key, record["feature_space"]),
         "meaning": show.meaning,
@@ -99,6 +111,8 @@ def score(record: Record, key: str) -> dict[str, Any]:
         "first": key in words.FIRST,
         "now": number(entry["value"], show.unit),
         "before": number(record["original"][key]["value"], show.unit),
+        "retrained": number(retrained["value"], show.unit) if retrained else "",
+        "retrained_interval": words.interval(retrained, show.unit) if retrained else "",
         "change": words.change(record["delta"][key], show.unit),
         "verdict": words.verdict(key, record["delta"][key]),
         "interval": words.interval(entry, show.unit),
@@ -119,22 +133,25 @@ def sample_rows(
     record: Record, samples: Mapping[str, Tensor], sampled_classes: Sequence[int], *, scale: float
 ) -> list[dict[str, Any]]:
     """One row of pictures per class: panels for the erased classes, strips for the others."""
-    accuracies = [per_class(record, model) for model in MODELS]
     rows = []
     for place, label in enumerate(sampled_classes):
         erased = label in record["forget_classes"]
         count = samples["original"].shape[1] if erased else STRIP_IMAGES
         columns = PANEL_COLUMNS if erased else STRIP_IMAGES
-        pictures = {model: inlined(samples[model][place, :count], columns=columns, scale=scale) for model in MODELS}
-        entries = [accuracy.get(str(label)) for accuracy in accuracies]
+        models = [model for model in TITLES if model in samples and (erased or model in MODELS)]
+        pictures = {model: inlined(samples[model][place, :count], columns=columns, scale=scale) for model in models}
+        entries = {model: per_class(record, model).get(str(label)) for model in models}
         rows.append(
             {
                 "name": class_name(record, label),
                 "erased": erased,
                 "note": note(record, label),
                 "count": min(count, samples["original"].shape[1]),
-                "accuracy": [number(entry["value"], "share") if entry else "" for entry in entries],
+                "accuracy": {
+                    model: number(entry["value"], "share") if entry else "" for model, entry in entries.items()
+                },
                 "pictures": pictures,
+                "panels": [(model, TITLES[model]) for model in models],
             }
         )
     return rows
@@ -147,18 +164,11 @@ def note(record: Record, label: int) -> str:
     return "erased before" if str(label) in earlier_of(record) else "neighbour" * (label in record["neighbours"])
 
 
-def inlined(images: Tensor, *, columns: int, scale: float) -> dict[str, Any]:
-    """A grid on nothing, with the size that keeps its place while the page loads."""
-    gap = max(2, round(GAP * scale * images.shape[-1]))
-    picture = grid(images, columns=columns, scale=scale, gap=gap, transparent=True)
-    return {"uri": data_uri(picture), "width": picture.width, "height": picture.height}
-
-
 def per_class(record: Record, model: str) -> dict[str, Any]:
     """Accuracy entries of all classes of one model: forget, retain, and erased before."""
-    entries = (record[model].get(key, {}) for key in ("forget_accuracy", "retain_accuracy"))
+    entries = (record.get(model, {}).get(key, {}) for key in ("forget_accuracy", "retain_accuracy"))
     found = {label: value for entry in entries for label, value in entry.get("detail", {}).get("per_class", {}).items()}
-    return found | {label: entry[model] for label, entry in earlier_of(record).items()}
+    return found | {label: entry[model] for label, entry in earlier_of(record).items() if model in entry}
 
 
 def class_bars(record: Record) -> dict[str, Any]:
@@ -205,37 +215,31 @@ def sweep_view(record: Record) -> dict[str, Any]:
     return {"rows": sweep_table(rows), "outcome": outcome(rows), "images": rows[0]["num_images"]} if rows else {}
 
 
-def probe_views(
-    record: Record, probes: Mapping[str, Mapping[str, ProbeResult]], *, scale: float
-) -> list[dict[str, Any]]:
-    """Each probe: what the attack does, and its outcome on the erased model beside its controls."""
-    views = []
-    for name, found in probes.items():
-        attacked = found["erased"].detail["class_label"]
-        control = found["control"].detail["class_label"]
-        rows = [probe_row(model, result, class_name(record, control), scale=scale) for model, result in found.items()]
-        views.append(
-            {
-                "name": name.replace("_", " "),
-                "class": class_name(record, attacked),
-                "explanation": describe_probe(name),
-                "rows": rows,
-            }
-        )
-    return views
+def gates_view(record: Record) -> dict[str, Any]:
+    """The gates that the record was held to: how many failed, and what became of each; empty without gates."""
+    outcomes = judged(gates_of(record), record)
+    if not outcomes:
+        return {}
+    failed, count = sum(not each.holds for each in outcomes), len(outcomes)
+    if not failed:
+        sentence = "The gate holds." if count == 1 else f"All {count} gates hold."
+    else:
+        sentence = "The gate failed." if count == 1 else f"{failed} of {count} gates failed."
+    rows = [{"gate": str(each.gate), "finding": each.finding, "holds": each.holds} for each in outcomes]
+    return {"failed": failed, "sentence": sentence, "rows": sorted(rows, key=lambda row: row["holds"])}
 
 
-def probe_row(model: str, result: ProbeResult, control: str, *, scale: float) -> dict[str, Any]:
-    """One model under attack."""
-    images = result.pictures[:STRIP_IMAGES]
-    return {
-        "name": ROW_NAMES[model].format(control=control),
-        "erased": model == "erased",
-        "value": result.value or 0,
-        "text": number(result.value, "share"),
-        "interval": words.interval(result.to_dict(), "share"),
-        "picture": inlined(images, columns=STRIP_IMAGES, scale=scale) if len(images) else None,
-    }
+def preview_rows(previews: Mapping[int, Path]) -> list[dict[str, Any]]:
+    """Pictures that were taken during the erasure by step: evenly chosen ones, the first and the last among them."""
+    steps = sorted(previews)
+    count = min(len(steps), MAX_PREVIEWS)
+    chosen = [steps[round(place * (len(steps) - 1) / max(1, count - 1))] for place in range(count)]
+    rows = []
+    for step in chosen:
+        with Image.open(previews[step]) as image:
+            picture = placed(reduced(image, budget=PREVIEW_BUDGET // count))
+        rows.append({"step": step, "picture": picture})
+    return rows
 
 
 def training_charts(history: Sequence[Mapping[str, Any]]) -> list[charts.Chart]:

@@ -177,8 +177,12 @@ def outcome(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each row in words: the erased model's values with the interval, the original's, and whether it is the worst."""
+    """Each row in words: the erased model's values with the interval, the original's, and whether it is the worst.
+
+    Where all are equal none is.
+    """
     found, highest = [], worst(rows)
+    unlike = len({row["erased"][METRIC]["value"] for row in rows}) > 1
     for row in rows:
         erased, original = (row[model][METRIC] for model in ("erased", "original"))
         others = (row["erased"].get(key, NOT_DEFINED)["value"] for key in OTHERS)
@@ -189,7 +193,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "interval": interval(erased, "share"),
                 "others": ["-" if value is None else number(value, "share") for value in others],
                 "original": number(original["value"], "share"),
-                "worst": row is highest,
+                "worst": unlike and row is highest,
             }
         )
     return found

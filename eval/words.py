@@ -51,6 +51,12 @@ def interval(entry: Mapping[str, Any], unit: Unit) -> str:
     return f"{low.removesuffix(' %').removesuffix(' bits')} to {high}"
 
 
+def with_interval(entry: Mapping[str, Any], unit: Unit) -> str:
+    """A value and, where it has one, its interval in brackets."""
+    span = interval(entry, unit)
+    return number(entry["value"], unit) + (f" ({span})" if span else "")
+
+
 def change(delta: Mapping[str, Any], unit: Unit) -> str:
     """A signed change; shares change by percentage points."""
     value = delta.get("value")

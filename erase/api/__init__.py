@@ -152,6 +152,7 @@ def scored(
             folder,
             protocol=asked.protocol,
             judges=asked.judges,
+            gates=asked.gates,
             command=command,
             progress=progress,
         )

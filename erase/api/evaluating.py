@@ -30,8 +30,8 @@ from .judging import (
     protocol_scorer,
 )
 from .redrawing import redraw
-from .scoring import kept_record, score_models
-from .watching import Neighbours, choose_neighbours
+from .scoring import add_command, kept_record, score_models
+from .watching import Neighbours, choose_neighbours, typed
 
 FLAG = "--second-classifier"
 
@@ -101,7 +101,8 @@ def evaluate(
     if not sweep:
         return scores(asked, models, scorer, progress=progress)
     second = second_scorer(second_classifier, models["original"], scorer) if second_classifier else None
-    return swept(asked, models, scorer, second, num_images=sweep_images, progress=progress)
+    command = sweep_command(asked, sweep_images, second_classifier)
+    return swept(asked, models, scorer, second, num_images=sweep_images, command=command, progress=progress)
 
 
 def compared(
@@ -159,6 +160,14 @@ def second_scorer(given: str, original: DiT, scorer: Scorer) -> Scorer:
     return second
 
 
+def sweep_command(asked: Comparison, num_images: int, second_classifier: str) -> list[str]:
+    """The words of the command line that makes the same sweep of a run."""
+    given = {"protocol": asked.protocol.name, **asked.judges.to_dict(), "neighbours": typed(asked.judges.neighbours)}
+    given |= {"second-classifier": second_classifier, "sweep-images": str(num_images)}
+    options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    return ["erase", "eval", asked.model, "--sweep", *options]
+
+
 def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, progress: bool) -> dict[str, Any]:
     """The result record of both models."""
     return score_models(
@@ -173,6 +182,7 @@ def swept(
     second: Scorer | None,
     *,
     num_images: int,
+    command: Sequence[str],
     progress: bool,
 ) -> dict[str, Any]:
     """The result record with a sweep; that of a run is kept after each row, so that a sweep cut short goes on."""
@@ -195,8 +205,9 @@ def swept(
             if kept:
                 write_record(record, kept[0].results_path)
         if kept:
-            command = f"erase eval {asked.model} --sweep"
-            redraw(models, record, asked.config, kept[0], protocol=asked.protocol, scorer=scorer, command=command)
+            add_command(record, command)
+            write_record(record, kept[0].results_path)
+            redraw(models, record, asked.config, kept[0], protocol=asked.protocol, scorer=scorer, command="")
     return record
 
 

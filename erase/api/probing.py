@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.evaluate import read_record, write_record
-from eval.gates import Gate, failed_gates
 from eval.probe import AMOUNTS, Amount, Budget, ProbeResult, embedding_reset, load_probe, probe_names
 from eval.protocol import Protocol
 from eval.recovery import recovery
 from pipelines.delta import weights_sha256
-from pipelines.errors import GateFailedError, MissingError, UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.files import is_safetensors
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
@@ -27,8 +26,8 @@ from ..rundir import RunDir, cache_dir, find_run
 from .cards import write_card
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
-from .result import Result
-from .scoring import PROBE, control_class, show
+from .retrained import score_retrained
+from .scoring import PROBE, add_command, control_class, show
 
 KIND = "dit-erase probe 1"
 
@@ -74,10 +73,14 @@ def probe(
             targets.append(("control", erased, control_class(record, budgeted)))
         found = attack(names, targets, budgeted, progress=progress)
         add_outcomes(record, found, budgeted)
+        add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained))
         write_record(record, folder.results_path)
         pictured = results_of({**found, **earlier_outcomes(record, without=found)})
-        models = {"original": original, "erased": erased}
-        show(models, record, pictured, config, folder, protocol=budgeted.protocol, command=f"erase probe {run}")
+        models = {who: model for who, model in subjects.items() if who != "embedding_reset"}
+        if retrained is not None:
+            score_retrained(models, record, protocol=budgeted.protocol, scorer=budgeted.scorer, progress=progress)
+        write_record(record, folder.results_path)
+        show(models, record, pictured, config, folder, protocol=budgeted.protocol, command=record.get("command", ""))
         write_card(folder)
     return record
 
@@ -94,6 +97,15 @@ def checked_run(run: str | Path, probes: Sequence[str], *, budget: str, data: st
     if not folder.results_path.exists():
         raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
     return folder
+
+
+def command_of(
+    run: str | Path, probes: Sequence[str], *, budget: str, data: str | None, retrained: str | None
+) -> list[str]:
+    """The words of the command line that makes the same attacks."""
+    given = {"--budget": None if budget == "quick" else budget, "--data": data, "--retrained": retrained}
+    options = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    return ["erase", "probe", str(run), *probes, *options]
 
 
 def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:
@@ -120,20 +132,6 @@ def earlier_outcomes(record: Mapping[str, Any], *, without: Mapping[str, Any]) -
         if name not in without and all(map(is_safetensors, paths.values())):
             found[name] = {who: load_outcome(path) for who, path in paths.items()}
     return found
-
-
-def hold_gates(result: Result, gates: Sequence[Gate], *, device: str, progress: bool) -> None:
-    """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first."""
-    record, wanted = result.scores, probes_for(gates)
-    if set(wanted) - set(record.get("recovery", {})):
-        record = probe(result.run_dir, probes=wanted, device=device, progress=progress)
-    if failures := failed_gates(list(gates), record):
-        raise GateFailedError("; ".join(failures))
-
-
-def probes_for(gates: Sequence[Gate]) -> list[str]:
-    """The probes whose outcome some gates need, beside the one of every run."""
-    return [gate.probe for gate in gates if gate.probe not in (None, PROBE)]
 
 
 def models_of(original: DiT, erased: DiT, forget_class: int, *, retrained: str | None, device: Any) -> dict[str, DiT]:

@@ -32,6 +32,7 @@ class Request:
     protocol: Protocol | None  # None: not scored
     judges: Judges  # what it is scored with
     device: torch.device
+    gates: tuple[str, ...] = ()  # bounds that its report tells
     notes: tuple[str, ...] = ()  # what was decided for the user, one sentence each
 
     def tell(self) -> None:

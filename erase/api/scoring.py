@@ -1,6 +1,7 @@
 """Scores of an erasure: original and erased under one protocol, the row probe beside its baseline, pictures, report."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from eval.pictures import grid, save_png
 from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
 from eval.recovery import recovery
-from eval.report import pictured_classes, write_report
+from eval.report import Report, pictured_classes, write_report
 from pipelines.errors import UsageError
 from pipelines.generate import generate_all
 from pipelines.model import DiT
@@ -34,10 +35,14 @@ def score_run(
     *,
     protocol: Protocol,
     judges: Judges,
+    gates: Sequence[str] = (),
     command: str,
     progress: bool,
 ) -> dict[str, Any]:
-    """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record."""
+    """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record.
+
+    ``gates`` are the bounds that the report says are held or not.
+    """
     models = {"original": original, "erased": erased}
     scorer = protocol_scorer(original, protocol, judges)
     record = score_models(
@@ -47,7 +52,7 @@ def score_run(
     found = probe_row(erased, config, record, budget)
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
     record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
-    record |= {"config": config.as_dict(), "command": command}
+    record |= {"config": config.as_dict(), "command": command, "gates": list(gates)}
 
     on_first(lambda: write_record(record, folder.results_path))
     show(models, record, {PROBE: found}, config, folder, protocol=protocol, command=command)
@@ -64,25 +69,32 @@ def show(
     protocol: Protocol,
     command: str,
 ) -> None:
-    """Pictures on the noise that the scores saw, and the report."""
+    """Pictures of every model on the noise that the scores saw, and the report."""
     shown = pictured_classes(record)
     samples = draw_samples(models, shown, protocol=protocol)
 
     def write() -> None:
         for name, picture in (("before", samples["original"]), ("after", samples["erased"])):
             save_png(grid(picture.flatten(0, 1), columns=picture.shape[1], scale=2), folder.samples_dir / f"{name}.png")
-        write_report(
-            folder.report_path,
-            record,
+        report = Report(
+            record=record,
             samples=samples,
             sampled_classes=shown,
             history=folder.read_metrics(),
             command=command,
             facts=facts_of(config),
             probes=found,
+            previews=folder.previews(),
         )
+        write_report(folder.report_path, report)
 
     on_first(write)
+
+
+def add_command(record: dict[str, Any], words: Sequence[str]) -> None:
+    """Note a command that added to a record, so that its report tells it; the same one is told once, the last last."""
+    command = shlex.join(words)
+    record["added_by"] = [*(each for each in record.get("added_by", []) if each != command), command]
 
 
 def kept_record(folder: RunDir, protocol: Protocol, judges: Judges) -> dict[str, Any] | None:
@@ -161,6 +173,6 @@ def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, f
     """A picture of the erased classes at one step, below ``samples/``."""
     settings = protocol.sampler_settings() if protocol else PREVIEW_SAMPLER
     requests = [(label, number) for label in config.forget_classes[:4] for number in range(8)]
-    path, images = folder.samples_dir / f"step-{step:06d}.png", generate_all(model, requests, settings)
+    path, images = folder.preview_path(step), generate_all(model, requests, settings)
     on_first(lambda: save_png(grid(images, columns=8, scale=2), path))
     return path

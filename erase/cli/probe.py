@@ -1,5 +1,7 @@
 """``erase probe``: is the class gone, or only hidden?"""
 
+from dataclasses import asdict
+
 import click
 
 from . import print_json
@@ -24,12 +26,17 @@ def probe(
 ) -> None:
     """Attack the erased model of RUN with PROBE... (all unless named) and put what came back into its report."""
     from erase.api.probing import probe as attack
+    from eval.gap import gap_to_retrain
     from eval.recovery import verdict
 
     record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
+    gap = gap_to_retrain(record)
     if as_json:
-        print_json({"probes": record["probes"], "recovery": record["recovery"], "attacks": record["attacks"]})
+        told = {name: record[name] for name in ("probes", "recovery", "attacks")}
+        print_json(told | ({"gap_to_retrain": asdict(gap)} if gap else {}))
         return
     for name, rows in record["probes"].items():
         values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())
         click.echo(f"{name.replace('_', ' ')}: {verdict(record['recovery'][name])} ({values})")
+    if gap:
+        click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {len(gap.differences)} values")

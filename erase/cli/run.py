@@ -1,6 +1,7 @@
 """``erase run``: erase classes, score before and after, write the run directory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,7 +53,7 @@ def run(
     """Erase CLASS... (index, wnid or name); options of the method are flags too, see `erase methods NAME`."""
     from erase import api
     from erase.api import plan
-    from erase.api.probing import hold_gates
+    from erase.api.gating import hold_gates
     from pipelines.ranks import is_first, joined, on_first, shared_errors
 
     with joined():
@@ -70,6 +71,7 @@ def run(
                 print_json(counted) if as_json else click.echo(plan.text(counted))
             return
         on_first(lambda: plan.tell(asked.config, asked.judges.neighbours))
+        asked = replace(asked, gates=tuple(map(str, gates)))
         result = api.execute(asked, command=shown_command(), progress=True)
         if is_first():
             print_json(result.summary()) if as_json else click.echo(result.text())

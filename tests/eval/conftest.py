@@ -1,15 +1,20 @@
 """A model whose denoiser is known in closed form, its perfect classifier, and real images from the same Gaussians."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from eval.evaluate import draw_samples, evaluate
 from eval.features import ClassifierScorer
+from eval.pictures import grid, save_png
+from eval.probe import Budget, run_probe
 from eval.protocol import named
 from eval.reference import observe, reference_from_observations
+from eval.report import Report, pictured_classes
 from pipelines.classifier import Classifier
 from pipelines.diffusion import NoiseSchedule
 from pipelines.latents import Latents
@@ -141,3 +146,58 @@ def erased():
     model = ToyDiT()
     model.transformer.means.data[3] = model.transformer.means.data[4]
     return model
+
+
+HISTORY = [{"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}
+           for step in range(0, 50, 10)]  # fmt: skip
+
+
+@pytest.fixture
+def report(toy, original, erased):
+    """What the report of an erasure of class 3 is made of, the row probe included."""
+    protocol = replace(toy.protocol, num_forget_images=20, num_retain_images=40, num_inference_steps=4)
+    models = {"original": original, "erased": erased}
+    record = evaluate(models, forget_classes=[3], protocol=protocol, scorer=toy.scorer, reference=toy.reference)
+    budget = Budget(original=original, protocol=protocol, scorer=toy.scorer, num_images=10)
+    found = run_probe("embedding_restore", erased, 3, budget, control_class=1)
+    record["probes"] = {"embedding_restore": {name: result.to_dict() for name, result in found.items()}}
+    classes = pictured_classes(record)
+    return Report(
+        record=record,
+        samples=draw_samples(models, classes, protocol=protocol, num_images=8),
+        sampled_classes=classes,
+        probes={"embedding_restore": found},
+        history=HISTORY,
+        command='erase run three --note "<50 %>"',
+        facts={"method": "sfron"},
+    )
+
+
+@pytest.fixture
+def attacked(report, tmp_path):
+    """The same with a retrained model, attacks of every outcome, gates of which one fails, a sweep and previews."""
+    row = report.probes["embedding_restore"]
+
+    def made(erased, retrained, **detail):
+        found = {**row, "retrained": row["erased"]}
+        shares = {"original": 0.98, "embedding_reset": 0.95, "retrained": retrained, "erased": erased, "control": 0.97}
+        return {who: shown(found[who], shares[who], detail) for who in shares}
+
+    def shown(result, value, detail):
+        ends = {"low": max(0, value - 0.02), "high": min(1, value + 0.02), "n": 1000}
+        return replace(result, value=value, **ends, detail={**result.detail, **detail})
+
+    probes = {
+        "embedding_restore": made(0.0, 0.02), "embedding_inversion": made(0.37, 0.36),
+        "relearning": made(0.6, 0.3, curve=[[5, 0.1], [20, 0.6]], strongest="10 images"),
+        "label_mixing": made(0.9, 0.04),
+    }  # fmt: skip
+    record = {**report.record, "retrained": report.record["erased"], "gates": ["forget_accuracy<=0.1", "recall>=2"]}
+    record["probes"] = {name: {who: each.to_dict() for who, each in rows.items()} for name, rows in probes.items()}
+    row = {"condition": "as scored", "num_images": 100, **{name: record[name] for name in ("original", "erased")}}
+    record["sweep"] = [row, {**row, "condition": "dpm-solver++, 20 steps"}]
+    for step in (10, 20):
+        save_png(grid(report.samples["erased"][0], columns=8, scale=8), tmp_path / f"{step}.png")
+    samples = {**report.samples, "retrained": report.samples["erased"]}
+    previews = {step: tmp_path / f"{step}.png" for step in (10, 20)}
+    return replace(report, record=record, probes=probes, samples=samples, previews=previews)

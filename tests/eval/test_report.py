@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,41 +13,14 @@ import torch
 from PIL import Image
 
 from eval import words
-from eval.charts import height, line_chart, linear_ticks, log_ticks
-from eval.evaluate import draw_samples, evaluate
+from eval.charts import SERIES_COLOURS, bar_chart, height, line_chart, linear_ticks, log_ticks
 from eval.pictures import before_after, data_uri, grid, save_archive, save_png, scale_within
-from eval.probe import Budget, run_probe
 from eval.report import Report, pictured_classes, render_report, write_report
+from eval.report_parts import PREVIEW_BUDGET, preview_rows
 from pipelines.text import listed
 
-HISTORY = [
-    {"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}
-    for step in range(0, 50, 10)
-]
-
-
-@pytest.fixture
-def protocol(toy):
-    return replace(toy.protocol, num_forget_images=20, num_retain_images=40, num_inference_steps=4)
-
-
-@pytest.fixture
-def report(toy, original, erased, protocol):
-    models = {"original": original, "erased": erased}
-    record = evaluate(models, forget_classes=[3], protocol=protocol, scorer=toy.scorer, reference=toy.reference)
-    budget = Budget(original=original, protocol=protocol, scorer=toy.scorer, num_images=10)
-    found = run_probe("embedding_restore", erased, 3, budget, control_class=1)
-    record["probes"] = {"embedding_restore": {name: result.to_dict() for name, result in found.items()}}
-    classes = pictured_classes(record)
-    return Report(
-        record=record,
-        samples=draw_samples(models, classes, protocol=protocol, num_images=8),
-        sampled_classes=classes,
-        probes={"embedding_restore": found},
-        history=HISTORY,
-        command='erase run three --note "<50 %>"',
-        facts={"method": "sfron"},
-    )
+HISTORY = [{"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}
+           for step in range(0, 50, 10)]  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -151,17 +125,7 @@ def test_a_thousand_classes_of_large_noise_stay_under_five_megabytes(report):
 
 
 def test_the_report_is_written_whole(report, tmp_path):
-    write_report(
-        tmp_path / "report.html",
-        report.record,
-        samples=report.samples,
-        sampled_classes=report.sampled_classes,
-        history=report.history,
-        command=report.command,
-        facts=report.facts,
-        probes=report.probes,
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    write_report(tmp_path / "report.html", report)
     assert (tmp_path / "report.html").read_text() == render_report(report)
 
 
@@ -258,3 +222,70 @@ def test_ticks_are_round_and_enclose():
     assert len(log_ticks(1e-9, 1e9)) <= 6 + 1
     assert height(10, 1, 100, True) == pytest.approx(50)
     assert height(1, 1, 5, False) == 100
+
+
+def test_bars_are_as_long_as_their_values():
+    groups = {
+        "salun": {"dual": 0.2, "shared": 0.4},
+        "esd <new>": {"dual": 0.1, "shared": None},
+        "none": {"shared": 0.0},
+    }
+    picture = ElementTree.fromstring(bar_chart("Gap to retrain", groups, in_words="{:.0%}".format))
+    rects = [each for each in picture if each.tag.endswith("rect")][2:]  # after those of the legend
+    widths = [float(each.get("width")) for each in rects]
+    assert widths[1] > 0 and widths == pytest.approx([widths[1] * part for part in (0.5, 1, 0.25, 0, 0)], abs=0.01)
+    assert [each.get("class") for each in rects] == [f"series-{place}" for place in (0, 1, 0, 1, 1)]
+    tops = [float(each.get("y")) for each in rects]
+    assert tops == sorted(set(tops)) and tops[-1] + float(rects[-1].get("height")) < float(picture.get("height"))
+    words = [each.text for each in picture if each.tag.endswith("text")]
+    assert words[:3] == ["Gap to retrain", "dual", "shared"] and words.count("not measured") == 1 and "40%" in words
+    assert picture.get("role") == "img" and picture.get("aria-label") == (
+        "Gap to retrain: salun, dual 20%, shared 40%; esd <new>, dual 10%, shared not measured; none, shared 0%"
+    )
+    assert ElementTree.fromstring(bar_chart("empty", {"a": {"b": 0.0}})) is not None
+    with pytest.raises(ValueError, match="up to 4 series of values from 0 on"):
+        bar_chart("negative", {"a": {"b": -0.1}})
+
+
+def test_every_series_stands_out_from_the_paper():
+    def luminance(colour):
+        shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for light, dark in SERIES_COLOURS:
+        assert (luminance("#fcfbf9") + 0.05) / (luminance(light) + 0.05) >= 3
+        assert (luminance(dark) + 0.05) / (luminance("#141413") + 0.05) >= 3
+
+
+def test_failed_gates_stand_at_the_top(attacked, report):
+    page = Page(render_report(attacked)).text
+    assert "1 of 2 gates failed. fails recall>=2 recall is" in page and page.index("gates failed") < page.index(
+        "Scores"
+    )
+    held = {**attacked.record, "gates": ["forget_accuracy<=0.1", "retain_drop<=1"]}
+    assert "All 2 gates hold." in Page(render_report(replace(attacked, record=held))).text
+    one = {**attacked.record, "gates": ["recovery.completion<=0.1"]}
+    assert "The gate failed. fails recovery.completion<=0.1 recovery.completion was not measured" in Page(
+        render_report(replace(attacked, record=one))
+    ).text  # fmt: skip
+    assert "gate" not in Page(render_report(report)).text
+
+
+def test_the_retrained_model_stands_beside_the_scores_and_the_pictures(attacked, report):
+    page = Page(render_report(attacked))
+    assert "Retrained recognised as “three”" in page.text and "Gap to retrain: " in page.text
+    assert sum(attributes.get("data-name") == "Retrained" for _, attributes in page.tags) > 10
+    without = Page(render_report(report))
+    assert "Retrained" not in without.text and "Gap to retrain" not in without.text
+
+
+def test_previews_are_evenly_chosen_and_within_their_budget(report, tmp_path):
+    noise = torch.randint(0, 256, (16, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_png(grid(noise, columns=8), tmp_path / "noise.png")
+    rows = preview_rows({step: tmp_path / "noise.png" for step in range(10, 210, 10)})
+    assert [row["step"] for row in rows] == [10, 50, 90, 120, 160, 200]
+    assert 300_000 < sum(len(row["picture"]["uri"]) for row in rows) <= PREVIEW_BUDGET
+    assert preview_rows({}) == [] and [row["step"] for row in preview_rows({5: tmp_path / "noise.png"})] == [5]
+    page = Page(render_report(replace(report, previews={5: tmp_path / "noise.png"}, history=())))
+    assert "drew on the way" in page.text and "Denoising loss" not in page.text

@@ -145,6 +145,7 @@ def test_the_report_shows_the_sweep_and_its_worst_row(swept, toy, original, eras
     )  # fmt: skip
     assert "Under other conditions" not in render_report(Report(record=record))
     rows = swept()
+    assert not any(row["worst"] for row in sweep_table(rows))  # all are 0
     rows[3]["erased"]["forget_accuracy"] |= {"value": 0.5, "low": 0.2, "high": 0.8}
     page = render_report(Report(record={**record, "sweep": rows}))
     assert "Under other conditions" in page and page.count('class="worst"') == 1

@@ -49,15 +49,18 @@ def swept(scored, pictures):
     return lambda model=folder, **others: evaluate(str(model), **{**given, **others})
 
 
-def test_a_scored_run_is_swept_without_being_scored_again(scored, swept, tmp_path, monkeypatch):
+def test_a_scored_run_is_swept_without_being_scored_again(scored, swept, pictures, tmp_path, monkeypatch):
     before = read_json(tmp_path / "run" / "eval" / "results.json")
     monkeypatch.setattr(evaluating, "score_models", None)
     record = swept()
     assert [row["condition"] for row in record["sweep"]][1:] == [
         "guidance 4", "ddim, 2 steps", "arithmetic in bf16", "weights in bf16", "weights in int8"]  # fmt: skip
     assert {row["erased"]["forget_accuracy"]["n"] for row in record["sweep"]} == {3}
-    assert read_json(tmp_path / "run" / "eval" / "results.json") == record == {**before, "sweep": record["sweep"]}
+    words = f"erase eval {tmp_path / 'run'} --sweep --protocol {PROTOCOL.name} --reference {pictures} --sweep-images 3"
+    added = {"sweep": record["sweep"], "added_by": [words]}
+    assert read_json(tmp_path / "run" / "eval" / "results.json") == record == {**before, **added}
     report = (tmp_path / "run" / "report.html").read_text()
+    assert words in report
     assert "Under other conditions" in report and "embedding restore" in report
     assert "erase.run(" in report  # still the call that made the run
 

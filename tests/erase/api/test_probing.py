@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from erase.api import probing, run
-from erase.api.probing import hold_gates, probe
+from erase.api import gating, probing, retrained, run
+from erase.api.gating import hold_gates
+from erase.api.probing import command_of, probe
+from erase.api.scoring import add_command
 from eval.gates import parse_gates
 from eval.probe import AMOUNTS, Relearning, probe_names
 from pipelines.errors import GateFailedError, MissingError, UsageError
@@ -39,10 +41,15 @@ def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, mo
     assert record["recovery"]["embedding_restore"]["floor"] is not None
     assert read_json(scored.run_dir / "eval" / "results.json")["probes"] == record["probes"]
     report = (scored.run_dir / "report.html").read_text()
-    assert "label mixing" in report and "Retrained without the class" in report
+    assert "label mixing" in report and "Retrained without the class" in report and "Gap to retrain" in report
+    assert f"erase probe {scored.run_dir} --retrained {judged_model}" in report
+
+    # This "retrained" model is the original, so that its scores are known.
+    assert record["retrained"] == record["original"]
 
     # A second time every outcome is read.
     monkeypatch.setattr(probing, "load_probe", lambda name: None)
+    monkeypatch.setattr(retrained, "score_model", None)
     again = probe(scored.run_dir, retrained=judged_model, progress=False)
     assert again["probes"] == record["probes"] and again["recovery"] == record["recovery"]
 
@@ -66,13 +73,22 @@ def test_an_outcome_belongs_to_weights_budget_and_time_embedding(scored, monkeyp
     assert len(new) == 3  # original, erased and control: this erasure is the row reset itself
 
 
-def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored):
+def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored, monkeypatch):
     hold_gates(scored, parse_gates("retain_drop<=1, retain_accuracy>=0"), device="auto", progress=False)
     with pytest.raises(GateFailedError, match=r"^retain_accuracy>=2 fails: retain_accuracy is "):
         hold_gates(scored, parse_gates("retain_accuracy>=2, retain_drop<=1"), device="auto", progress=False)
+    assert "1 of 2 gates failed." in (scored.run_dir / "report.html").read_text()
     hold_gates(scored, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
     record = read_json(scored.run_dir / "eval" / "results.json")
     assert "unconditional_mass" in record["probes"] and "label_mixing" not in record["probes"]
+    assert "The gate holds." in (scored.run_dir / "report.html").read_text()
+
+    # What the report says already is not drawn again, and a run without gates leaves it alone.
+    assert record["gates"] == ["recovery.unconditional_mass<=1"]
+    again = dataclasses.replace(scored, scores=record)
+    monkeypatch.setattr(gating, "redraw", None)
+    hold_gates(again, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
+    hold_gates(again, [], device="auto", progress=False)
 
 
 def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_path, judged_model, monkeypatch):
@@ -88,3 +104,13 @@ def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_pa
     (scored.run_dir / "eval" / "results.json").unlink()
     with pytest.raises(MissingError, match="has no scores"):
         probe(scored.run_dir)
+
+
+def test_commands_are_told_once_each():
+    assert command_of("runs/a b", ["relearning"], budget="full", data=None, retrained="floor") == [
+        "erase", "probe", "runs/a b", "relearning", "--budget", "full", "--retrained", "floor",
+    ]  # fmt: skip
+    record = {}
+    for words in (["erase", "probe", "a b"], ["erase", "eval", "x"], ["erase", "probe", "a b"]):
+        add_command(record, words)
+    assert record["added_by"] == ["erase eval x", "erase probe 'a b'"]

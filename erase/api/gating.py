@@ -1,0 +1,49 @@
+"""Gates of a finished run: what it is held to, the attacks that this takes, and the report that says so."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from eval.evaluate import write_record
+from eval.gates import Gate, failed_gates
+from eval.protocol import Protocol
+from pipelines.errors import GateFailedError
+
+from ..rundir import RunDir
+from .judging import Judges, protocol_scorer
+from .probing import probe
+from .redrawing import redraw
+from .result import Result
+from .scoring import PROBE
+
+
+def hold_gates(result: Result, gates: Sequence[Gate], *, device: str, progress: bool) -> None:
+    """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first.
+
+    The record and the report of the run tell its gates.
+    """
+    record, wanted = result.scores, probes_for(gates)
+    noted = not gates or record.get("gates") == list(map(str, gates))
+    if not noted:
+        record["gates"] = list(map(str, gates))
+        write_record(record, RunDir(result.run_dir).results_path)
+    if set(wanted) - set(record.get("recovery", {})):
+        record = probe(result.run_dir, probes=wanted, device=device, progress=progress)
+    elif not noted:
+        redraw_report(result, record)
+    if failures := failed_gates(gates, record):
+        raise GateFailedError("; ".join(failures))
+
+
+def redraw_report(result: Result, record: dict[str, Any]) -> None:
+    """Write the report of a run again from its record."""
+    asked = dict(record["asked"])
+    protocol = Protocol(**asked.pop("protocol"))
+    models = {"original": result.original, "erased": result.model}
+    scorer = protocol_scorer(result.original, protocol, Judges(**asked))
+    folder = RunDir(result.run_dir)
+    redraw(models, record, result.config, folder, protocol=protocol, scorer=scorer, command=record.get("command", ""))
+
+
+def probes_for(gates: Sequence[Gate]) -> list[str]:
+    """The probes whose outcome some gates need, beside the one of every run."""
+    return [gate.probe for gate in gates if gate.probe not in (None, PROBE)]

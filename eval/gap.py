@@ -1,0 +1,55 @@
+"""Gap to retrain: how far an erased model lies from one that never saw the class, over all scores and probes.
+
+The mean absolute difference that tables of machine unlearning call the average gap (arXiv 2310.12508).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .metric import displays, title
+from .words import Record
+
+PROBE = "probes."  # before the name of a probe among the names of a gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A mean absolute difference and the signed differences that it is over; 0 is the other model itself."""
+
+    value: float
+    differences: Mapping[str, float]
+
+
+def gap_between(values: Mapping[str, float], reference: Mapping[str, float]) -> Gap | None:
+    """mean_k |values[k] - reference[k]| over the names k that both hold; None where they share none.
+
+    All values are shares in [0, 1], so that each counts alike and the mean is one too.
+    """
+    differences = {name: value - reference[name] for name, value in values.items() if name in reference}
+    if not differences:
+        return None
+    return Gap(value=sum(map(abs, differences.values())) / len(differences), differences=differences)
+
+
+def gap_to_retrain(record: Record, subject: str = "erased") -> Gap | None:
+    """Gap of one model of a record to the retrained one; None for a record without a retrained model."""
+    return gap_between(shares(record, subject), shares(record, "retrained"))
+
+
+def shares(record: Record, subject: str) -> dict[str, float]:
+    """Every score and probe of one model that is a share, by name.
+
+    Distances and bits are no shares and have no unit in common with them: they are left out.
+    """
+    known: Mapping[str, Mapping[str, Any]] = record.get(subject, {})
+    found = {key: known[key]["value"] for key, show in displays().items() if show.unit == "share" and key in known}
+    for name, rows in record["probes"].items():
+        found[PROBE + name] = rows[subject]["value"] if subject in rows else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def part_name(name: str, feature_space: str) -> str:
+    """One part of a gap in words: the title of a score, or ``attack: relearning``."""
+    probe = name.removeprefix(PROBE)
+    return title(name, feature_space) if probe == name else f"attack: {probe.replace('_', ' ')}"

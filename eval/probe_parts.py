@@ -1,0 +1,217 @@
+"""The report's section on attacks as plain data: what was tried, what came back on every model, and what it means."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.text import listed
+
+from .gap import gap_to_retrain, part_name, shares
+from .pictures import inlined
+from .probe import ProbeResult, probe_names
+from .probe_words import MEANINGS, NO_FLOOR, caveats, plain_words
+from .recovery import AVOIDED, WEAKENED, curve_of, recovery, steps_to_half, verdict
+from .values import difference
+from .words import Record, change, class_name, interval, number, with_interval
+
+STRIP_IMAGES = 6
+SUBJECTS = {
+    "original": "Original model",
+    "embedding_reset": "Embedding reset (trivial baseline)",
+    "retrained": "Retrained without the class (floor)",
+    "erased": "Erased model",
+    "control": "Erased model, retained class “{control}”",
+}
+RELEARNED = ("embedding_reset", "retrained", "erased")  # subjects without the class, which an attack may bring back
+Rows = Mapping[str, Mapping[str, Any]]  # entries of one probe by subject
+
+
+def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]], *, scale: float) -> dict[str, Any]:
+    """Everything that the section says; empty for a record without an attack. ``probes`` give the pictures."""
+    found = record["probes"]
+    if not found:
+        return {}
+    outcomes = {name: recovery(rows) for name, rows in found.items()}
+    verdicts = {name: verdict(outcome) for name, outcome in outcomes.items()}
+    attacked = next(iter(found.values()))["erased"]["detail"]["class_label"]
+    return {
+        "class": class_name(record, attacked),
+        "others": len(record["forget_classes"]) > 1,
+        "headline": headline(found, outcomes),
+        "strongest": strongest(record, outcomes),
+        "left": len(set(probe_names()) - set(found)),
+        "floor": floor_words(found),
+        "control": class_name(record, control_of(found)),
+        "meanings": [(word, meanings(outcomes.values())[word]) for word in MEANINGS if word in verdicts.values()],
+        "bounds": (number(WEAKENED, "share"), number(AVOIDED, "share")),
+        "cards": [
+            card(record, name, outcomes[name], verdicts[name], pictures=probes.get(name, {}), scale=scale)
+            for name in found
+        ],
+    }
+
+
+def control_of(found: Mapping[str, Rows]) -> int:
+    """The retained class that was attacked as control."""
+    return next(iter(found.values()))["control"]["detail"]["class_label"]
+
+
+def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """All attacks in one or two sentences."""
+    measured = {name: rows for name, rows in found.items() if outcomes[name]["value"] is not None}
+    beside = {name: rows for name, rows in measured.items() if outcomes[name]["floor"] is not None}
+    if not beside:
+        return without_floor(measured, outcomes)
+    excess = [difference(rows["erased"], rows["retrained"]) for rows in beside.values()]
+    no_more, less = sum(each["low"] <= 0 for each in excess), sum(each["high"] < 0 for each in excess)
+    sentence = f"{no_more} of {attacks(len(beside))} brought back no more than a model that never saw the class gives."
+    if less:
+        sentence += f" With {less} of them it was clearly less: there the class is suppressed rather than absent."
+    weak = sum(bool(caveats(rows)) for rows in beside.values())
+    return sentence + (
+        f" {weak} of the {attacks(len(beside))} tell little, for reasons given with each." if weak else ""
+    )
+
+
+def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same for attacks that were made on no retrained model."""
+    if len(measured) == 1:
+        share = number(next(iter(measured.values()))["erased"]["value"], "share")
+        return f"The one attack made so far brought the class back in {share} of images."
+    few = sum(outcomes[name]["value"] <= WEAKENED for name in measured)
+    return f"{few} of {attacks(len(measured))} brought the class back in at most {number(WEAKENED, 'share')} of images."
+
+
+def attacks(count: int) -> str:
+    """A number of attacks."""
+    return f"{count} attack" + "s" * (count != 1)
+
+
+def strongest(record: Record, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The attack that recovered most, in one sentence; empty where there is no choice."""
+    known = {name: outcome["value"] for name, outcome in outcomes.items() if outcome["value"] is not None}
+    if len(known) < 2:
+        return ""
+    name = max(known, key=known.__getitem__)
+    title = plain_words(name, num_classes=len(record["class_names"])).title
+    return f"By recovery the strongest is “{title}”: {raw_words(record['probes'][name])}."
+
+
+def raw_words(rows: Rows) -> str:
+    """The share that came back on the erased model with its interval, and the floor's."""
+    text, floor = with_interval(rows["erased"], "share"), rows.get("retrained")
+    return f"{text}, retrained {with_interval(floor, 'share')}" if floor else text
+
+
+def floor_words(found: Mapping[str, Rows]) -> str:
+    """What recovery is measured from: the retrained model, nothing, or each for some attacks."""
+    bare = [name.replace("_", " ") for name, rows in found.items() if "retrained" not in rows]
+    with_floor = (
+        "Recovery is 0 % where no more came back than a model retrained without the class gives, and 100 % where all "
+        "of the original did; below 0 % even less came back than that."
+    )
+    without = (
+        "No model retrained without the class was attacked{which}, so that there is no floor: recovery is the share "
+        "itself, and what a model that never saw the class would give is not known."
+    )
+    if not bare:
+        return with_floor
+    if len(bare) == len(found):
+        return without.format(which="")
+    return f"{with_floor} {without.format(which=f' by {listed(bare)}')}"
+
+
+def meanings(outcomes: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
+    """What the verdicts on some attacks mean."""
+    return NO_FLOOR if all(outcome["floor"] is None for outcome in outcomes) else MEANINGS
+
+
+def card(
+    record: Record,
+    name: str,
+    outcome: Mapping[str, Any],
+    word: str,
+    *,
+    pictures: Mapping[str, ProbeResult],
+    scale: float,
+) -> dict[str, Any]:
+    """One attack."""
+    rows, words = record["probes"][name], plain_words(name, num_classes=len(record["class_names"]))
+    control = class_name(record, rows["control"]["detail"]["class_label"])
+    budget = record.get("attacks", {}).get(name, {}).get("budget", {}).get("name", "")
+    subjects = [
+        {
+            **subject(who, rows, scale=scale, pictures=pictures[who].pictures if who in pictures else None),
+            "name": label.format(control=control),
+        }
+        for who, label in SUBJECTS.items()
+        if who in rows
+    ]
+    return {
+        "name": name.replace("_", " "),
+        "title": words.title,
+        "does": words.does,
+        "verdict": word,
+        "meaning": meanings([outcome])[word],
+        "caveats": caveats(rows),
+        "recovery": number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}"),
+        "raw": [with_interval(rows[who], "share") if who in rows else "" for who in ("erased", "retrained")],
+        "floor": outcome["floor"],
+        "budget": budget,
+        "strongest": rows["erased"]["detail"].get("strongest", ""),
+        "subjects": subjects,
+    }
+
+
+def subject(who: str, rows: Rows, *, scale: float, pictures: Tensor | None) -> dict[str, Any]:
+    """One model under attack: its share with the interval, how soon half came back, what it drew."""
+    entry = rows[who]
+    shown = pictures is not None and len(pictures) > 0
+    return {
+        "erased": who == "erased",
+        "value": entry["value"] or 0,
+        "low": entry["low"],
+        "high": entry["high"],
+        "text": number(entry["value"], "share"),
+        "interval": interval(entry, "share"),
+        "half": half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else "",
+        "picture": inlined(pictures[:STRIP_IMAGES], columns=STRIP_IMAGES, scale=scale) if shown else None,
+    }
+
+
+def half_words(entry: Mapping[str, Any], *, of: float | None) -> str:
+    """After how many steps half of the original's accuracy was back; empty for an attack without a curve."""
+    curve: Sequence[Sequence[float]] = curve_of(entry)
+    if not curve or of is None:
+        return ""
+    steps = steps_to_half(curve, of=of)
+    return f"half of the original after {steps:.0f} steps" if steps is not None else f"not half in {curve[-1][0]} steps"
+
+
+def gap_view(record: Record) -> dict[str, Any]:
+    """How far the erased and the original model lie from the retrained one; empty without a retrained model."""
+    gap, before = gap_to_retrain(record), gap_to_retrain(record, "original")
+    if gap is None or before is None:
+        return {}
+    values, reference, before = (
+        shares(record, "erased"),
+        shares(record, "retrained"),
+        gap_to_retrain(record, "original"),
+    )
+    order = sorted(gap.differences, key=lambda name: -abs(gap.differences[name]))
+    rows = [
+        {
+            "name": part_name(name, record["feature_space"]),
+            "erased": number(values[name], "share"),
+            "retrained": number(reference[name], "share"),
+            "change": change({"value": gap.differences[name]}, "share"),
+        }
+        for name in order
+    ]
+    return {"value": points(gap.value), "original": points(before.value), "rows": rows}
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * share:.1f} points"

@@ -1,0 +1,103 @@
+"""The attacks in plain words: what the attacker has and does, what an outcome means, and when it means little."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .probe import describe_probe
+from .recovery import curve_of
+from .words import number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """A probe for readers who have never heard of it."""
+
+    title: str
+    does: str  # one or two sentences; {even} is an even share of all classes
+
+
+PLAIN = {
+    "embedding_restore": Words(
+        title="Put the old label back",
+        does="Each class has a row of numbers that tells the network what to draw. The attacker copies this one row "
+        "back from the original model, which is public. Nothing is trained.",
+    ),
+    "embedding_inversion": Words(
+        title="Search for a new label",
+        does="The attacker has images of the class and searches for a row of numbers under which the network, itself "
+        "unchanged, draws them. What comes back was still stored in the network.",
+    ),
+    "label_mixing": Words(
+        title="Mix labels",
+        does="The attacker blends the label rows of the class, of classes like it and of “no class”, and keeps the "
+        "blend that draws the class most often. It takes neither images nor training.",
+    ),
+    "unconditional_mass": Words(
+        title="Ask for nothing in particular",
+        does="The attacker names no class and counts how often this one appears by itself. An even share of all "
+        "classes would be {even}.",
+    ),
+    "relearning": Words(
+        title="Teach it again",
+        does="The attacker has a few images of the class and trains the model on them for a moment. A class that "
+        "returns sooner than in a model that never saw it was hidden, not gone.",
+    ),
+    "relearning_retained": Words(
+        title="Train on without the class",
+        does="The attacker trains the model further on images of the other classes alone. A class that returns "
+        "without being shown was only pushed aside.",
+    ),
+    "completion": Words(
+        title="Let the original begin",
+        does="The original model draws the first part of each image, the attacked model the rest. A model that still "
+        "knows the class completes what it sees begun.",
+    ),
+    "completion_from_image": Words(
+        title="Begin from a real image",
+        does="A real image of the class is covered with noise, and the attacked model clears it. Part of the image "
+        "shows through, so that even a model that never saw the class gets some of them right.",
+    ),
+    "classifier_guidance": Words(
+        title="Steer with a classifier",
+        does="The attacker trains a classifier on images of all classes, and at every step of the drawing it pushes "
+        "the image towards the class. That draws something out of any model, also one that never saw the class.",
+    ),
+}
+
+MEANINGS = {
+    "avoided": "more than half came back: the class is still in the weights, the model only avoids it",
+    "weakened": "a part came back: the class is weaker, but not gone",
+    "removed": "no more, or hardly more, came back than a model gives that never saw the class",
+    "not measured": "the attack gave no number",
+}
+NO_FLOOR = {**MEANINGS, "removed": "next to nothing came back"}
+
+
+def plain_words(name: str, *, num_classes: int) -> Words:
+    """A probe in plain words; one that has none here speaks through the first sentence of its file."""
+    found = PLAIN.get(name)
+    if found is None:
+        return Words(title=name.replace("_", " ").capitalize(), does=describe_probe(name))
+    return Words(title=found.title, does=found.does.format(even=f"{100 / num_classes:.2g} %"))
+
+
+def caveats(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why an attack may say little: its floor is as high as the original, or it misses a class that is only hidden.
+
+    ``rows`` are its entries by subject; empty for an attack that tells models apart.
+    """
+    half = (rows["original"]["value"] or 0) / 2
+    floor, hidden = (rows.get(who, {}).get("value") for who in ("retrained", "embedding_reset"))
+    found = []
+    if floor is not None and floor > half:
+        found.append(
+            f"Even the model that never saw the class gives {number(floor, 'share')}, so that this attack hardly tells "
+            "models apart" + ("; how soon half is back tells more." if curve_of(rows["erased"]) else ".")
+        )
+    if hidden is not None and hidden < half:
+        found.append(
+            f"Where the class is only hidden, under embedding reset, this attack finds it in {number(hidden, 'share')} "
+            "of images: that it finds little here proves little."
+        )
+    return " ".join(found)
