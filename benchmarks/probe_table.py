@@ -141,14 +141,18 @@ def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) 
 
 
 def main() -> None:
-    """Run what is missing."""
+    """Run what is missing and print the table."""
+    from benchmarks.probe_summary import write_summary
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--default", action="store_true", help="the default on all ten classes, full budget")
     parser.add_argument("--work", type=Path, default=cache_dir() / "probe_table", help="where the models are kept")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
     arguments = parser.parse_args()
     name = "default_probes" if arguments.default else "probe_table"
-    run_all(subjects(default=arguments.default), RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
+    wanted = subjects(default=arguments.default)
+    lines = run_all(wanted, RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
+    print(write_summary(name, lines))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,14 @@ def gap_to_retrain(record: Record, subject: str = "erased") -> Gap | None:
 
 
 def shares(record: Record, subject: str) -> dict[str, float]:
-    """Every score and probe of one model that is a share, by name.
+    """Every probe, and every score that is a share of which more or less is better, of one model by name.
 
-    Distances and bits are no shares and have no unit in common with them: they are left out.
+    Distances and bits have no unit in common with shares. A share without a better direction describes what took the
+    place of the class, which a replacement decides and not how well the class is gone.
     """
     known: Mapping[str, Mapping[str, Any]] = record.get(subject, {})
-    found = {key: known[key]["value"] for key, show in displays().items() if show.unit == "share" and key in known}
+    wanted = [key for key, show in displays().items() if show.unit == "share" and show.better != "neither"]
+    found = {key: known[key]["value"] for key in wanted if key in known}
     for name, rows in record["probes"].items():
         found[PROBE + name] = rows[subject]["value"] if subject in rows else None
     return {name: value for name, value in found.items() if value is not None}

@@ -3,6 +3,7 @@
 import pytest
 
 from eval.gap import gap_between, gap_to_retrain, part_name, shares
+from eval.metric import displays
 
 
 def entry(value):
@@ -29,6 +30,12 @@ def test_the_gap_is_the_mean_absolute_difference_of_what_both_have():
     assert gap_between({"a": 0.5}, {"b": 0.5}) is None
     one, other = {"a": 0.9, "b": 0.2}, {"a": 0.4, "b": 0.3}
     assert gap_between(one, other).value == gap_between(other, one).value
+
+
+def test_a_share_that_is_neither_good_nor_bad_has_no_part():
+    neutral = next(key for key, show in displays().items() if show.unit == "share" and show.better == "neither")
+    record = {**RECORD, "erased": {**RECORD["erased"], neutral: entry(1.0)}}
+    assert shares(record, "erased") == shares(RECORD, "erased")
 
 
 def test_a_record_gives_its_shares_and_no_distance():
