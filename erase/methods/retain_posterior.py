@@ -33,9 +33,11 @@ class RetainPosterior(Method):
     """Replace the class by the retained posterior mixture of the original network."""
 
     defaults: ClassVar[Mapping[str, Any]] = {
-        "steps": 200,
-        "forget_learning_rate": 4e-4,
+        "steps": 300,
+        "forget_learning_rate": 3e-4,
         "retain_learning_rate": 4e-4,
+        "robust": True,
+        "robust_target": "label",
         "forget_batch_size": 32,
         "retain_batch_size": 128,
     }
