@@ -33,7 +33,6 @@ class RetainPosterior(Method):
     """Replace the class by the retained posterior mixture of the original network."""
 
     defaults: ClassVar[Mapping[str, Any]] = {
-        "steps": 300,
         "forget_learning_rate": 3e-4,
         "retain_learning_rate": 4e-4,
         "robust": True,

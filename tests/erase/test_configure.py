@@ -123,6 +123,17 @@ def test_options_go_before_the_preset_and_the_preset_before_defaults(tiny_folder
     assert method_of(paper) == SFRon(weight_power=0.25, mask_threshold=2.0, forget_vlb="full", forget_label_dropout=0.1)
 
 
+def test_an_attack_of_the_defaults_goes_as_a_whole(configured):
+    """``--no-robust`` needs no second flag; without the attack its other settings are refused as ever."""
+    shipped = configured("retain_posterior").engine
+    assert shipped.robust and shipped.robust_target == "label"
+    plain = configured("retain_posterior", robust=False).engine
+    assert not plain.robust and plain.robust_target == "weights"
+    assert configured("retain_posterior", robust_target="weights").engine.robust
+    with pytest.raises(UsageError, match="--robust-target label has no effect without --robust"):
+        configured("retain_posterior", robust=False, robust_target="label")
+
+
 def test_the_configuration_is_complete(configured):
     """Defaults are written out: a later default cannot change what a saved run was."""
     config = configured("salun", seed=5)
