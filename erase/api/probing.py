@@ -68,9 +68,8 @@ def probe(
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
-        targets = [(who, model, config.forget_classes[0]) for who, model in subjects.items()]
-        if control:
-            targets.append(("control", erased, control_class(record, budgeted)))
+        controls = [("control", erased, control_class(record, budgeted))] if control else []
+        targets = [*((who, model, config.forget_classes[0]) for who, model in subjects.items()), *controls]
         found = attack(names, targets, budgeted, progress=progress)
         add_outcomes(record, found, budgeted)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained))
