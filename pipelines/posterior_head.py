@@ -164,3 +164,9 @@ def training_flops(
     added = 6.0 * posterior_weights(kind, transformer_config)
     read = row_flops * depth_share(transformer_config) if kind == "head" else 0.0
     return (added + read) * recipe.batch_size * recipe.steps
+
+
+def gradient_flops(kind: PosteriorKind, transformer_config: Mapping[str, Any], *, row_flops: float) -> float:
+    """Floating-point operations of one row's logits and of their gradient in the latents: as many back as forward."""
+    read = row_flops * depth_share(transformer_config) if kind == "head" else 0.0
+    return 2 * (2.0 * posterior_weights(kind, transformer_config) + read)

@@ -61,8 +61,7 @@ def probe(
     """
     folder = checked_run(run, probes, budget=budget, data=data)
     record = read_record(folder.results_path)
-    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
-    names = tuple(dict.fromkeys((*always, *(probes or probe_names()))))
+    names = wanted_probes(record, probes)
     config = erasure_from_dict(read_yaml(folder.path / "config.yaml"))
     where = pick_device(device)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
@@ -91,6 +90,12 @@ def checked_run(run: str | Path, probes: Sequence[str], *, budget: str, data: st
     if not folder.results_path.exists():
         raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
     return folder
+
+
+def wanted_probes(record: Mapping[str, Any], probes: Sequence[str]) -> tuple[str, ...]:
+    """The probes to run: those named or all, and the one of every run unless its outcome is kept."""
+    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
+    return tuple(dict.fromkeys((*always, *(probes or probe_names()))))
 
 
 def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:
