@@ -174,12 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=1, help="processes, one thread each [default: 1]")
     arguments = parser.parse_args()
-    found = quality(load(MODEL))
-    erased = erasures(arguments.workers)
-    summary = {"forget_class": FORGET_CLASS, "posteriors": found, "erasures": erased, "environment": environment()}
+    summary = {"forget_class": FORGET_CLASS, "posteriors": quality(load(MODEL)), "environment": environment()}
     write_json(summary, RESULTS / "posterior_quality.json")
-    print(json.dumps(found["yardsticks"]))
-    print(markdown(found, erased))
+    print(markdown(summary["posteriors"], {name: {} for name in summary["posteriors"]}))
+    summary["erasures"] = erasures(arguments.workers)
+    write_json(summary, RESULTS / "posterior_quality.json")
+    print(markdown(summary["posteriors"], summary["erasures"]))
 
 
 if __name__ == "__main__":
