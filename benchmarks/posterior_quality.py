@@ -9,7 +9,6 @@ erases one class.
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +111,12 @@ def quality(model: DiT) -> dict[str, Any]:
     few = Noised(*(tensor[:IDENTITY_DRAWS] for tensor in vars(noised).values()))
     noise, count = predictions(model, few), model.num_classes
     uniform = by_bin(identity_error(torch.full((IDENTITY_DRAWS, count), 1 / count), noise), few, total)
-    found: dict[str, Any] = {
-        "yardsticks": {
-            "null_prediction": by_bin(noise[-1].square().flatten(1).mean(1), few, total),
-            "uniform": uniform,
-            "true_label": by_bin(identity_error(one_hot(few.class_labels, count).float(), noise), few, total),
-        }
+    yardsticks = {
+        "null_prediction": by_bin(noise[-1].square().flatten(1).mean(1), few, total),
+        "uniform": uniform,
+        "true_label": by_bin(identity_error(one_hot(few.class_labels, count).float(), noise), few, total),
     }
+    found = {}
     for kind in KINDS:
         for source in SOURCES:
             posterior = posterior_of(model, kind, source)
@@ -133,7 +131,7 @@ def quality(model: DiT) -> dict[str, Any]:
                 "identity": error,
                 "share_of_uniform": [each / worst for each, worst in zip(error, uniform, strict=True)],
             }
-    return found
+    return {"yardsticks": yardsticks, "posteriors": found}
 
 
 def erasures(workers: int) -> dict[str, Row]:
@@ -149,19 +147,20 @@ def erasures(workers: int) -> dict[str, Row]:
     return {name: rows[job.key] for name, job in jobs.items()}
 
 
-def markdown(found: dict[str, Any], erased: dict[str, Row]) -> str:
+def markdown(posteriors: dict[str, Any], erased: dict[str, Row]) -> str:
     """One line for each posterior: shares by timestep from the least noise to the most, then what it erases."""
     lines = [
         "| posterior | accuracy by timestep | identity, share of uniform's | NLL, with temperature | forget | retain "
         "| Frechet |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, row in erased.items():
-        scores = f"{row['forget_accuracy']:.1%} | {row['retain_accuracy']:.1%} | {row['frechet']:.2f}"
-        if name not in found:
+    for name in {**erased, **posteriors}:
+        row = erased.get(name)
+        scores = f"{row['forget_accuracy']:.1%} | {row['retain_accuracy']:.1%} | {row['frechet']:.2f}" if row else "| |"
+        if name == ORIGINAL:
             lines.append(f"| {name} | | | | {scores} |")
             continue
-        entry = found[name]
+        entry = posteriors[name]
         accuracy, left = (" ".join(f"{each:.2f}" for each in entry[key]) for key in ("accuracy", "share_of_uniform"))
         fitted = entry["calibration"]
         losses = f"{fitted['nll']:.3f}, {fitted['nll_with_temperature']:.3f} at {fitted['temperature']:.2f}"
@@ -174,9 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=1, help="processes, one thread each [default: 1]")
     arguments = parser.parse_args()
-    summary = {"forget_class": FORGET_CLASS, "posteriors": quality(load(MODEL)), "environment": environment()}
+    summary = {"forget_class": FORGET_CLASS, **quality(load(MODEL)), "environment": environment()}
     write_json(summary, RESULTS / "posterior_quality.json")
-    print(markdown(summary["posteriors"], {name: {} for name in summary["posteriors"]}))
     summary["erasures"] = erasures(arguments.workers)
     write_json(summary, RESULTS / "posterior_quality.json")
     print(markdown(summary["posteriors"], summary["erasures"]))
