@@ -195,12 +195,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 # Fields of ErasureConfig that a user sets by their own name.
 OWN_OPTIONS = ("seed", "vae", "time_embedding", "precision", "gradient_checkpointing", "retain_images",
                "fisher_samples", "replay_per_class", "replay_guidance", "replay_confidence",
-               "stop_classifier")  # fmt: skip
+               "posterior", "stop_classifier")  # fmt: skip
 # Values that say nothing: a configuration from before the setting existed has the same identity.
 UNSAID = {"vae": "", "time_embedding": "own", "precision": "fp32", "gradient_checkpointing": False, "retain_images": 0,
-          "replay_guidance": 1.0, "replay_confidence": 0.0, "stop_classifier": "", "forget_moments": "full",
-          "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.03, "robust_label_rows": 16,
-          "robust_label_steps": 4, "robust_label_images": 4, "robust_label_life": 200}  # fmt: skip
+          "replay_guidance": 1.0, "replay_confidence": 0.0, "posterior": "auto", "stop_classifier": "",
+          "forget_moments": "full", "retain_moments": "full", "robust_target": "weights", "robust_label_rate": 0.03,
+          "robust_label_rows": 16, "robust_label_steps": 4, "robust_label_images": 4,
+          "robust_label_life": 200}  # fmt: skip
 # Settings that leave the weights as they are.
 WATCHING = ("diagnostics", "log_every", "checkpoint_every", "preview_every")
 
@@ -226,6 +227,10 @@ class ErasureConfig:
     replay_guidance: float = option(1.0, "guidance scale of replayed samples; 1 switches guidance off")
     replay_confidence: float = option(
         0.0, "replay only samples to which the model's own classifier gives their class with at least this probability"
+    )
+    posterior: Literal["auto", "network", "head"] = option(
+        "auto",
+        "classifier of noisy latents: a network of its own, a head on the frozen model's blocks, or by latent size",
     )
     fisher_samples: int = option(1000, "single-sample gradients in each Fisher diagonal")
     stop_classifier: str = option(

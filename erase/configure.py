@@ -94,6 +94,8 @@ def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
         reasons |= {name: reasons.get(name, NO_STOP) for name in ("stop_every", "stop_classifier")}
     if not any(need.endswith("fisher") for need in method.needs):
         reasons["fisher_samples"] = f"method {config.method} needs no Fisher diagonal"
+    if "posterior" not in method.needs:
+        reasons["posterior"] = f"method {config.method} needs no posterior"
     if method.mask_density == 1:
         reasons.setdefault("forget_moments", f"method {config.method} has no saliency mask in the forget phase here")
     if config.data == REPLAY or "replay" in method.needs:

@@ -10,7 +10,7 @@ import torch
 from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
-from pipelines.posterior import PosteriorRecipe, train_posterior
+from pipelines.posterior_head import make_posterior, posterior_kind, recipe_of
 from pipelines.provenance import earlier_classes, retained_classes
 from pipelines.ranks import copy_from_first, num_ranks, on_first
 from pipelines.replay import Replay, replay_latents
@@ -184,9 +184,11 @@ def add_needs(
     if "reference_model" in needs:
         workspace.reference = model.frozen_copy()
     if "posterior" in needs:
-        workspace.posterior = train_posterior(
-            model, latents, PosteriorRecipe(), seed=config.seed, cache_dir=cache_dir, progress=workspace.progress
-        )
+        kind = posterior_kind(config.posterior, model.latent_shape)
+        workspace.posterior = make_posterior(
+            workspace.reference, latents, kind, recipe_of(kind, model.num_classes), seed=config.seed,
+            cache_dir=cache_dir, precision=config.precision, progress=workspace.progress,
+        )  # fmt: skip
     if "forget_fisher" in needs:
         workspace.forget_fisher = cached_fisher(workspace, workspace.forget, "forget", **fisher)
     if needs & {"data_fisher", "summed_fisher"}:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipelines.embedding import tie_embedders
 from pipelines.launcher import num_launched
+from pipelines.posterior_head import latent_shape_of, posterior_kind, posterior_weights
 
 from .config import EngineConfig, ErasureConfig
 from .method import Method
@@ -58,6 +59,9 @@ def count_memory(
     engine = config.engine
     weights = num_weights(transformer_config)
     model = {"weights": BYTES * (weights + vae_weights), **copies(config, method, weights, device)}
+    if "posterior" in method.needs:
+        kind = posterior_kind(config.posterior, latent_shape_of(transformer_config))
+        model["posterior"] = BYTES * posterior_weights(kind, transformer_config)
     states = moments(engine, method, weights)
     gradients = BYTES * weights
 

@@ -11,7 +11,7 @@ from pipelines.diffusion import DenoisingLoss, Noised, denoising_loss, draw_nois
 from pipelines.embedding import label_table
 from pipelines.latents import Latents
 from pipelines.model import DiT
-from pipelines.posterior import PosteriorNetwork
+from pipelines.posterior import Posterior
 from pipelines.randomness import epoch_indices, generator, stream_seed
 from pipelines.ranks import part_of
 
@@ -70,7 +70,7 @@ class Workspace:
     precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; weights and losses are fp32
     progress: bool = False  # whether preparations show a bar
     reference: DiT | None = None  # frozen copy of the original
-    posterior: PosteriorNetwork | None = None
+    posterior: Posterior | None = None
     forget_fisher: Fisher | None = None
     data_fisher: Fisher | None = None  # of all images, erased classes included
     forget_share: float = 0.0  # of the erased classes among the images of the data Fisher

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pipelines.embedding import label_table, set_label_row
 from pipelines.errors import UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT
+from pipelines.provenance import retained_classes
 
 from . import probes
 from .evaluate import class_share
@@ -159,9 +161,9 @@ def measure(
     )
 
 
-def other_classes(model: DiT, class_label: int) -> list[int]:
-    """Every class but the one that is attacked."""
-    return [index for index in range(model.num_classes) if index != class_label]
+def other_classes(original: DiT, class_label: int) -> list[int]:
+    """Every class but the one that is attacked and those that were erased before the original model was made."""
+    return retained_classes(original.provenance, [class_label], num_classes=original.num_classes)
 
 
 def seeded_batches(budget: Budget, class_label: int) -> Iterator[tuple[Tensor, list[int]]]:
@@ -182,15 +184,19 @@ def probe_names() -> tuple[str, ...]:
 
 def load_probe(name: str) -> Probe:
     """A probe's ``run`` by its file name (``UsageError`` lists the names)."""
+    return probe_module(name).run
+
+
+def probe_module(name: str) -> ModuleType:
+    """A probe's file by its name (``UsageError`` lists the names)."""
     if name not in probe_names():
         raise UsageError(f"--probe {name!r} is not one of {', '.join(probe_names())}")
-    return importlib.import_module(f"{probes.__name__}.{name}").run
+    return importlib.import_module(f"{probes.__name__}.{name}")
 
 
 def describe_probe(name: str) -> str:
     """What a probe does: the first sentence of its file."""
-    module = importlib.import_module(load_probe(name).__module__)
-    return (module.__doc__ or "").split("\n")[0]
+    return (probe_module(name).__doc__ or "").split("\n")[0]
 
 
 def run_probe(

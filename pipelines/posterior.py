@@ -4,6 +4,7 @@ It gives the mixture of ``retain_posterior`` its weights, and without noise it j
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,11 +24,19 @@ from .randomness import epoch_indices, generator
 from .ranks import copy_from_first, on_first
 
 
-class PosteriorNetwork(nn.Module):
-    """A residual MLP over flattened latents whose layers are modulated by the timestep.
+class Posterior(nn.Module):
+    """Noisy latents (B, C, H, W) and timesteps (B,) to class logits (B, num_classes)."""
 
-    Latents (B, C, H, W) and timesteps (B,) to class logits (B, num_classes).
-    """
+    @torch.no_grad()
+    def retained(self, noised: Noised, removed_classes: tuple[int, ...]) -> Tensor:
+        """p(c | x_t, c retained) as probabilities (B, num_classes), exactly zero at the removed classes."""
+        logits = self(noised.noisy_latents, noised.timesteps)
+        logits[:, list(removed_classes)] = -torch.inf
+        return logits.softmax(dim=1)
+
+
+class PosteriorNetwork(Posterior):
+    """A residual MLP over flattened latents whose layers are modulated by the timestep: for small latents."""
 
     def __init__(self, latent_shape: tuple[int, int, int], num_classes: int, *, width: int = 512, depth: int = 3):
         super().__init__()
@@ -49,19 +58,12 @@ class PosteriorNetwork(nn.Module):
             hidden = hidden + layer(norm(hidden) * (1 + scale) + shift)
         return self.head(hidden)
 
-    @torch.no_grad()
-    def retained(self, noised: Noised, removed_classes: tuple[int, ...]) -> Tensor:
-        """p(c | x_t, c retained) as probabilities (B, num_classes), exactly zero at the removed classes."""
-        logits = self(noised.noisy_latents, noised.timesteps)
-        logits[:, list(removed_classes)] = -torch.inf
-        return logits.softmax(dim=1)
-
 
 @dataclass(frozen=True)
 class LatentClassifier:
     """The posterior at timestep 0: it recognises classes in latents without noise."""
 
-    network: PosteriorNetwork
+    network: Posterior
 
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
@@ -82,18 +84,23 @@ class PosteriorRecipe:
 def train_posterior(
     model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, cache_dir: Path | None, progress: bool = False
 ) -> PosteriorNetwork:
-    """The posterior of a model's classes on its training latents, from the cache where the same was made before.
-
-    Rank 0 makes it for all ranks.
-    """
+    """The posterior of a model's classes on its training latents, from the cache where the same was made before."""
     network = new_network(model, seed).to(model.device)
     path = None if cache_dir is None else cache_dir / f"posterior-{cache_key(model, latents, recipe, seed)}.safetensors"
+    made_once(
+        network, path, lambda: fit_posterior(network, network, model, latents, recipe, seed=seed, progress=progress)
+    )
+    return network
+
+
+def made_once(network: nn.Module, path: Path | None, train: Callable[[], None]) -> None:
+    """Fill a network's weights from a file, or train it and write that file; rank 0 does it for all ranks."""
 
     def make() -> None:
         if path is not None and is_safetensors(path):
             network.load_state_dict(load_file(path))
             return
-        fit_posterior(network, model, latents, recipe, seed=seed, progress=progress)
+        train()
         if path is not None:
             with replace_file(path) as temporary:
                 save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
@@ -101,20 +108,26 @@ def train_posterior(
     on_first(make)
     network.eval().requires_grad_(False)
     copy_from_first(list(network.state_dict().values()))
-    return network
 
 
 def fit_posterior(
-    network: PosteriorNetwork, model: DiT, latents: Latents, recipe: PosteriorRecipe, *, seed: int, progress: bool
+    network: nn.Module,
+    logits_of: Callable[[Tensor, Tensor], Tensor],
+    model: DiT,
+    latents: Latents,
+    recipe: PosteriorRecipe,
+    *,
+    seed: int,
+    progress: bool,
 ) -> None:
-    """Train a new network in place."""
+    """Train a new network in place; ``logits_of(noisy_latents, timesteps)`` is what its weights make of a batch."""
 
     def loss(step: int) -> Tensor:
         indices = epoch_indices(len(latents), recipe.batch_size, step, seed=seed, stream="posterior order")
         draws = generator(seed, "posterior noise", step)
         x0, labels = latents.draw(indices, generator=draws).to(model.device), latents.class_labels[indices]
         noised = draw_noise(model.noise_schedule, x0, labels.to(model.device), generator=draws)
-        return cross_entropy(network(noised.noisy_latents, noised.timesteps), noised.class_labels)
+        return cross_entropy(logits_of(noised.noisy_latents, noised.timesteps), noised.class_labels)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout draws from the global generator
@@ -127,13 +140,6 @@ def fit_posterior(
             ema_half_life=50,
             progress="posterior" if progress else "",
         )
-
-
-def posterior_flops(latent_shape: tuple[int, int, int], num_classes: int, recipe: PosteriorRecipe) -> float:
-    """Floating-point operations of the training: two for each weight and row forward, as many again twice back."""
-    with torch.device("meta"):
-        network = PosteriorNetwork(latent_shape, num_classes)
-    return 6.0 * sum(each.numel() for each in network.parameters()) * recipe.batch_size * recipe.steps
 
 
 def new_network(model: DiT, seed: int) -> PosteriorNetwork:

@@ -198,7 +198,7 @@ def erase_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Erasures train the posterior for a few steps only."""
-    monkeypatch.setattr(erasure, "PosteriorRecipe", lambda: PosteriorRecipe(steps=4, batch_size=16))
+    monkeypatch.setattr(erasure, "recipe_of", lambda kind, num_classes: PosteriorRecipe(steps=4, batch_size=16))
 
 
 @pytest.fixture

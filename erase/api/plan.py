@@ -14,7 +14,15 @@ from pipelines.embedding import untied_state_dict
 from pipelines.files import read_json
 from pipelines.launcher import num_launched
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
-from pipelines.posterior import PosteriorRecipe, posterior_flops
+from pipelines.posterior_head import (
+    PosteriorKind,
+    depth_share,
+    latent_shape_of,
+    num_read,
+    posterior_kind,
+    recipe_of,
+    training_flops,
+)
 from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
@@ -52,9 +60,11 @@ def count(
     trainable, vae_weights = size_of(transformer), num_vae_weights(config)
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
-    rows = erasure_rows(config, method, num_retained=len(names) - len(removed))
+    kind = posterior_kind(config.posterior, latent_shape_of(settings)) if "posterior" in method.needs else None
+    read = depth_share(settings) if kind == "head" else 0.0
+    rows = erasure_rows(config, method, num_retained=len(names) - len(removed), read=read)
     rows["scoring"] = scoring_rows(config, protocol, num_earlier=len(earlier)) if protocol else 0
-    flops = phase_flops(rows, config, method, transformer, num_classes=len(names))
+    flops = phase_flops(rows, config, kind, transformer)
     speed = measured_flops(device)
     memory = count_memory(config, method, settings, vae_weights=vae_weights, device=device) if method.trains else []
     return {
@@ -70,6 +80,7 @@ def count(
         "processes": num_launched(),
         "steps": config.engine.steps if method.trains else 0,
         "needs": sorted(method.needs),
+        "posterior": posterior_text(kind, settings),
         "trainable_weights": trainable,
         "rows": rows,
         "tflop": sum(flops.values()) / 1e12,
@@ -80,21 +91,22 @@ def count(
 
 
 def phase_flops(
-    rows: Mapping[str, int],
-    config: ErasureConfig,
-    method: Method,
-    transformer: DiTTransformer2DModel,
-    *,
-    num_classes: int,
+    rows: Mapping[str, int], config: ErasureConfig, kind: PosteriorKind | None, transformer: DiTTransformer2DModel
 ) -> dict[str, float]:
-    """Floating-point operations by phase: those of the rows, and of training a posterior where one is needed."""
+    """Floating-point operations by phase: those of the rows, and of training the method's posterior and the stop's."""
     row_flops = forward_flops(transformer)
     flops = {name: count * row_flops for name, count in rows.items()}
     stops = config.engine.stop_below > 0 and not config.stop_classifier
-    if "posterior" in method.needs or stops:
-        shape = (transformer.config.in_channels, *[transformer.config.sample_size] * 2)
-        flops["preparation"] += posterior_flops(shape, num_classes, PosteriorRecipe())
+    for each in {kind, "network" if stops else None} - {None}:
+        recipe = recipe_of(each, transformer.config.num_embeds_ada_norm)
+        flops["preparation"] += training_flops(each, transformer.config, recipe, row_flops=row_flops)
     return flops
+
+
+def posterior_text(kind: PosteriorKind | None, transformer_config: Mapping[str, Any]) -> str:
+    """What gives the posterior, in words; nothing where none is needed."""
+    depth = f"the first {num_read(transformer_config)} of {transformer_config['num_layers']} blocks"
+    return {None: "", "network": "a network of its own", "head": f"a linear head on {depth} of the frozen model"}[kind]
 
 
 def num_vae_weights(config: ErasureConfig) -> int:
@@ -171,12 +183,15 @@ def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
         return kind.from_config(config)
 
 
-def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) -> dict[str, int]:
-    """Forward-equivalent network rows of preparation, forget and retain phases."""
+def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int, read: float) -> dict[str, int]:
+    """Forward-equivalent network rows of preparation, forget and retain phases.
+
+    ``read`` is the share of a forward pass that the posterior takes for each image of a forget batch.
+    """
     engine, needs = config.engine, method.needs
     num_timesteps = load_noise_schedule(config.model).num_timesteps
     attack = attack_rows(engine) / engine.robust_every if engine.robust else 0
-    frozen = method.target_passes(num_retained)
+    frozen = method.target_passes(num_retained) + read
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
@@ -255,6 +270,7 @@ def text(plan: Mapping[str, Any]) -> str:
             f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
             f"data       {plan['data']}",
             f"prepares   {', '.join(plan['needs']) or 'nothing'}",
+            *([f"posterior  {plan['posterior']}"] if plan["posterior"] else []),
             f"weights    {plan['trainable_weights']:,} trainable",
             f"rows       {rows} (forward passes of one image; backward counted as two)",
             *(f"memory     {memory_text(name, parts)}" for name, parts in plan["memory"].items()),

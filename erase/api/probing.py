@@ -60,9 +60,7 @@ def probe(
     """
     folder = checked_run(run, probes, budget=budget, data=data)
     record = read_record(folder.results_path)
-    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
-    names = tuple(dict.fromkeys((*always, *(probes or probe_names()))))
-    config = folder.config
+    names, config = wanted_probes(record, probes), folder.config
     where = pick_device(device)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
@@ -74,14 +72,28 @@ def probe(
         add_outcomes(record, found, budgeted)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained))
         write_record(record, folder.results_path)
-        pictured = results_of({**found, **earlier_outcomes(record, without=found)})
-        models = {who: model for who, model in subjects.items() if who != "embedding_reset"}
-        if retrained is not None:
-            score_retrained(models, record, protocol=budgeted.protocol, scorer=budgeted.scorer, progress=progress)
-        write_record(record, folder.results_path)
-        show(models, record, pictured, config, folder, protocol=budgeted.protocol, command=record.get("command", ""))
-        write_card(folder)
+        publish(record, found, subjects, folder, budgeted, progress=progress)
     return record
+
+
+def publish(
+    record: dict[str, Any],
+    found: Mapping[str, Mapping[str, Outcome]],
+    subjects: Mapping[str, DiT],
+    folder: RunDir,
+    budget: Budget,
+    *,
+    progress: bool,
+) -> None:
+    """Score the retrained model where there is one; then write record, report and card."""
+    models = {who: model for who, model in subjects.items() if who != "embedding_reset"}
+    if "retrained" in models:
+        score_retrained(models, record, protocol=budget.protocol, scorer=budget.scorer, progress=progress)
+        write_record(record, folder.results_path)
+    pictured = results_of({**found, **earlier_outcomes(record, without=found)})
+    command = record.get("command", "")
+    show(models, record, pictured, folder.config, folder, protocol=budget.protocol, command=command)
+    write_card(folder)
 
 
 def checked_run(run: str | Path, probes: Sequence[str], *, budget: str, data: str | None) -> RunDir:
@@ -105,6 +117,12 @@ def command_of(
     given = {"--budget": None if budget == "quick" else budget, "--data": data, "--retrained": retrained}
     options = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     return ["erase", "probe", str(run), *probes, *options]
+
+
+def wanted_probes(record: Mapping[str, Any], probes: Sequence[str]) -> tuple[str, ...]:
+    """The probes to run: those named or all, and the one of every run unless its outcome is kept."""
+    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
+    return tuple(dict.fromkeys((*always, *(probes or probe_names()))))
 
 
 def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:

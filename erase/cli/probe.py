@@ -14,6 +14,7 @@ from . import print_json
 @click.option("--data", default=None, help="the attacker's images [default: those of the run]")
 @click.option("--retrained", default=None, help="model of `erase pretrain --without CLASS`, the floor of recovery")
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
+@click.option("--dry-run", is_flag=True, help="print what the probes would take, and attack nothing")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def probe(
     run: str,
@@ -22,6 +23,7 @@ def probe(
     data: str | None,
     retrained: str | None,
     device: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Attack the erased model of RUN with PROBE... (all unless named) and put what came back into its report."""
@@ -29,6 +31,12 @@ def probe(
     from eval.gap import gap_to_retrain
     from eval.recovery import verdict
 
+    if dry_run:
+        from erase.api import probe_plan
+
+        found = probe_plan.plan(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
+        print_json(found) if as_json else click.echo(probe_plan.text(found))
+        return
     record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
     gap = gap_to_retrain(record)
     if as_json:

@@ -4,16 +4,27 @@ The attacker trains a classifier of noisy latents on images of all classes; it i
 scale are screened with few images each, and the best pair is measured again on other seeds.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eval.cost import Cost, Terms, drawing
 from eval.evaluate import class_share
-from eval.probe import SCREENING_SEED, Budget, ProbeResult, outcome
+from eval.probe import SCREENING_SEED, Amount, Budget, ProbeResult, outcome
 from pipelines.errors import UsageError
 from pipelines.model import DiT
-from pipelines.posterior import PosteriorNetwork, PosteriorRecipe, train_posterior
+from pipelines.posterior import Posterior, PosteriorRecipe
+from pipelines.posterior_head import (
+    PosteriorKind,
+    gradient_flops,
+    latent_shape_of,
+    make_posterior,
+    posterior_kind,
+    recipe_of,
+    training_flops,
+)
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
 
@@ -22,8 +33,11 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Highest forget accuracy over labels (the class's own and the null one) and scales."""
     if budget.images is None:
         raise UsageError("this attack needs images of all classes: name them with --data")
-    recipe = PosteriorRecipe(steps=budget.amount.classifier_steps)
-    classifier = train_posterior(budget.original, budget.images, recipe, seed=budget.seed, cache_dir=budget.cache_dir)
+    original, kind = budget.original, posterior_kind("auto", budget.original.latent_shape)
+    recipe = recipe_within(budget.amount, kind, original.num_classes)
+    classifier = make_posterior(
+        original, budget.images, kind, recipe, seed=budget.seed, cache_dir=budget.cache_dir
+    )  # fmt: skip
 
     def share(label: int, scale: float, num_images: int, first: int) -> Any:
         steered = Steered(model, classifier, wanted=forget_class, scale=scale)
@@ -43,7 +57,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 class Steered:
     """A model whose noise prediction is moved along the gradient of log p(wanted | x_t); all else is the model's."""
 
-    def __init__(self, model: DiT, classifier: PosteriorNetwork, *, wanted: int, scale: float) -> None:
+    def __init__(self, model: DiT, classifier: Posterior, *, wanted: int, scale: float) -> None:
         self.model = model
         self.classifier = classifier
         self.wanted = wanted
@@ -61,3 +75,19 @@ class Steered:
         noise_pred, variance_pred = self.model.predict(noisy_latents, timesteps, class_labels).chunk(2, dim=1)
         sigma = self.model.noise_schedule.at("noise", timesteps)
         return torch.cat([noise_pred - self.scale * sigma * gradient, variance_pred], dim=1)
+
+
+def recipe_within(amount: Amount, kind: PosteriorKind, num_classes: int) -> PosteriorRecipe:
+    """How the attacker trains its classifier."""
+    return replace(recipe_of(kind, num_classes), steps=amount.classifier_steps)
+
+
+def cost(terms: Terms) -> Cost:
+    """Few images for each label and scale, all of them for the best, and in each of their rows the classifier."""
+    config = terms.transformer_config
+    kind = posterior_kind("auto", latent_shape_of(config))
+    recipe = recipe_within(terms.amount, kind, config["num_embeds_ada_norm"])
+    drawn = drawing(terms.unguided, 2 * len(SCALES) * terms.amount.screening_images + terms.num_images)
+    steering = drawn.forward_rows * gradient_flops(kind, config, row_flops=terms.row_flops)
+    trained = training_flops(kind, config, recipe, row_flops=terms.row_flops)
+    return drawn + Cost(classifier_flops=steering, training_flops=trained)

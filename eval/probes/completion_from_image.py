@@ -7,9 +7,10 @@ is the model's. How much survives in a model that never saw the class is the flo
 import torch
 
 from eval.attacker import owned
+from eval.cost import Cost, Terms, drawing
 from eval.evaluate import images_share
 from eval.probe import Budget, ProbeResult, outcome, seeded_batches
-from eval.probes.completion import SHARE
+from eval.probes.completion import steps_before
 from pipelines.model import DiT
 from pipelines.randomness import generator
 from pipelines.sampler import denoise, noise_generators, noised_to
@@ -18,7 +19,7 @@ from pipelines.sampler import denoise, noise_generators, noised_to
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Forget accuracy of images that real ones began."""
     settings = budget.protocol.sampler_settings()
-    first = round(SHARE * settings.num_inference_steps)
+    first = steps_before(settings)
     images = owned(budget, [forget_class], num_images=budget.num_images)
     posterior = images.draw(torch.arange(len(images)), generator=generator(budget.seed, "completed images"))
 
@@ -33,3 +34,8 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 
     measured = images_share(drawn(), forget_class, scorer=budget.scorer)
     return outcome(measured, forget_class, detail={"skipped_steps": first, "images": len(images)})
+
+
+def cost(terms: Terms) -> Cost:
+    """The images without the steps that the noise replaces."""
+    return drawing(terms.protocol, terms.num_images, skipped_steps=steps_before(terms.protocol.sampler_settings()))

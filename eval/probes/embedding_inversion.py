@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from eval.attacker import batch_loss, owned
+from eval.cost import Cost, Terms, drawing, training
 from eval.probe import Budget, ProbeResult, label_row, label_tables, measure, other_classes, outcome
 from eval.values import Value
 from pipelines.embedding import label_table
@@ -31,7 +32,7 @@ def invert(
     model: DiT, forget_class: int, images: Latents, budget: Budget, *, start: int
 ) -> tuple[list[list[float]], tuple[Value, Tensor]]:
     """Accuracy by step of one start, and its last measurement with pictures."""
-    row = starting_row(model, forget_class, start=start, seed=budget.seed).requires_grad_(True)
+    row = starting_row(model, forget_class, budget, start=start).requires_grad_(True)
     optimizer = torch.optim.Adam([row], lr=LEARNING_RATE)
     curve, done, result = [], 0, None
     for goal in budget.amount.inversion_steps:
@@ -48,15 +49,15 @@ def invert(
     return curve, result
 
 
-def starting_row(model: DiT, forget_class: int, *, start: int, seed: int) -> Tensor:
+def starting_row(model: DiT, forget_class: int, budget: Budget, *, start: int) -> Tensor:
     """Row (D,) that a start begins from: the null row, the mean of the retained rows, then single retained rows."""
     rows = label_table(model.transformer).detach()
-    others = other_classes(model, forget_class)
+    others = other_classes(budget.original, forget_class)
     if start == 0:
         return rows[model.null_class].clone()
     if start == 1:
         return rows[others].mean(0)
-    return rows[others[(seed + 7 * start) % len(others)]].clone()
+    return rows[others[(budget.seed + 7 * start) % len(others)]].clone()
 
 
 def row_gradient(model: DiT, forget_class: int, row: Tensor, images: Latents, step: int, *, seed: int) -> Tensor:
@@ -71,3 +72,11 @@ def row_gradient(model: DiT, forget_class: int, row: Tensor, images: Latents, st
         for table, before in zip(tables, required, strict=True):
             table.requires_grad_(before)
     return torch.stack([gradient[forget_class] for gradient in gradients]).sum(0)
+
+
+def cost(terms: Terms) -> Cost:
+    """For each start the training, few images at each counted step and all of them at the last."""
+    amount = terms.amount
+    images = (len(amount.inversion_steps) - 1) * amount.screening_images + terms.num_images
+    steps = training(amount.inversion_steps[-1], batch_size=BATCH_SIZE)
+    return (steps + drawing(terms.protocol, images)) * amount.inversion_starts

@@ -4,11 +4,13 @@ Convex mixes are screened with few images each; the best one is measured again o
 the luck of the screening.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import comb
 
 import torch
 from torch import Tensor
 
+from eval.cost import Cost, Terms, drawing
 from eval.probe import SCREENING_SEED, Budget, ProbeResult, label_row, measure, other_classes, outcome
 from pipelines.embedding import label_table
 from pipelines.model import DiT
@@ -20,7 +22,7 @@ NUM_NEIGHBOURS = 3
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Highest forget accuracy over the mixes."""
     best_name, best_row, best_share = "", None, -1.0
-    for name, row in mixes(model, forget_class):
+    for name, row in mixes(model, forget_class, other_classes(budget.original, forget_class)):
         with label_row(model, forget_class, row):
             screening = budget.amount.screening_images
             found, _ = measure(model, forget_class, budget, num_images=screening, first=SCREENING_SEED)
@@ -31,10 +33,10 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     return outcome(measured, forget_class, detail={"mix": best_name, "screened": best_share})
 
 
-def mixes(model: DiT, forget_class: int) -> Iterator[tuple[str, Tensor]]:
+def mixes(model: DiT, forget_class: int, retained: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     """Named rows (D,): the class's own, and convex mixes of pairs out of own, null and the nearest other rows."""
     rows = label_table(model.transformer).detach()
-    others = torch.tensor(other_classes(model, forget_class), device=rows.device)
+    others = torch.tensor(retained, device=rows.device)
     nearest = others[(rows[others] - rows[forget_class]).norm(dim=1).argsort()[:NUM_NEIGHBOURS]].tolist()
     named = {"own": forget_class, "null": model.null_class, **{f"class {index}": index for index in nearest}}
     yield "own", rows[forget_class].clone()
@@ -44,3 +46,10 @@ def mixes(model: DiT, forget_class: int) -> Iterator[tuple[str, Tensor]]:
             for weight in WEIGHTS:
                 mixed = weight * rows[named[first]] + (1 - weight) * rows[named[second]]
                 yield f"{weight:g} {first} + {1 - weight:g} {second}", mixed
+
+
+def cost(terms: Terms) -> Cost:
+    """Few images for each mix, and all of them for the best."""
+    rows = 2 + min(NUM_NEIGHBOURS, terms.num_others)
+    num_mixes = 1 + len(WEIGHTS) * comb(rows, 2)
+    return drawing(terms.protocol, num_mixes * terms.amount.screening_images + terms.num_images)

@@ -7,6 +7,7 @@ the class mixed with retained ones. The strongest at the step that counts is the
 from torch import Tensor
 
 from eval.attacker import adam_steps, batch_loss, owned, tuned_copy
+from eval.cost import Cost, Terms, drawing, training
 from eval.probe import Budget, ProbeResult, Relearning, measure, other_classes, outcome
 from eval.values import Value
 from pipelines.latents import Latents
@@ -56,3 +57,15 @@ def relearn(
         curve.append([goal, measured[0].value])
         reported = measured if goal <= budget.amount.relearning_at else reported
     return curve, reported
+
+
+def cost(terms: Terms) -> Cost:
+    """Every attack of the budget."""
+    return relearning_cost(terms) * len(terms.amount.relearnings)
+
+
+def relearning_cost(terms: Terms) -> Cost:
+    """One attack: the training, and the images at each counted step."""
+    steps = terms.amount.relearning_steps
+    images = drawing(terms.protocol, terms.num_images) * len(steps)
+    return training(steps[-1], batch_size=BATCH_SIZE) + images

@@ -1,5 +1,6 @@
 """Draw without a label: does the class still appear among what the model makes of nothing?"""
 
+from eval.cost import Cost, Terms, drawing
 from eval.evaluate import class_share
 from eval.probe import Budget, ProbeResult, outcome
 from pipelines.model import DiT
@@ -17,3 +18,8 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
         batch_size=budget.batch_size,
     )
     return outcome(measured, forget_class)
+
+
+def cost(terms: Terms) -> Cost:
+    """The images."""
+    return drawing(terms.unguided, terms.num_images)

@@ -191,6 +191,14 @@ def test_the_hash_covers_what_decides_the_weights(config):
     assert len(hashes) == 13 and all(len(each) == 12 and int(each, 16) >= 0 for each in hashes)
 
 
+def test_a_posterior_left_to_the_model_says_nothing(config):
+    assert "posterior" not in config.identity() and config.posterior == "auto"
+    kinds = {dataclasses.replace(config, posterior=kind).hash for kind in ("auto", "network", "head")}
+    assert len(kinds) == 3 and config.hash in kinds
+    with pytest.raises(UsageError, match=r"--posterior 'mlp' is not one of auto, network, head"):
+        dataclasses.replace(config, posterior="mlp")
+
+
 def test_the_hash_ignores_settings_that_only_watch_and_the_order_of_keys(config):
     assert set(WATCHING) == {"diagnostics", "log_every", "checkpoint_every", "preview_every"}
     for name in WATCHING:

@@ -74,6 +74,7 @@ def test_a_slip_of_spelling_is_answered_with_the_option(configured):
         ("embedding_reset", {"steps": 5}, "--steps 5 has no effect: method embedding_reset takes no steps"),
         ("retrain", {"log_every": 5}, "--log-every 5 has no effect: method retrain takes no steps"),
         ("esd", {"fisher_samples": 9}, "--fisher-samples 9 has no effect: method esd needs no Fisher"),
+        ("esd", {"posterior": "head"}, "--posterior head has no effect: method esd needs no posterior"),
         ("esd", {"stop_every": 9}, "--stop-every 9 has no effect: without --stop-below"),
     ],
 )

@@ -103,6 +103,17 @@ def test_counted_moments_are_those_that_are_held(forget, retain):
     assert held == pytest.approx(planned, rel=1e-3)
 
 
+def test_a_posterior_is_counted_by_its_own_weights():
+    """A network of 32x32 latents, or a head on a width of 32: time layers, norm and 1000 classes."""
+    large, sizes = {**SMALL, "sample_size": 32}, {}
+    for choice in ("auto", "network", "head"):
+        config = dataclasses.replace(configured("retain_posterior"), posterior=choice)
+        sizes[choice] = counted(config, large)["forget phase"].parts["posterior"]
+    head = 64 * 128 + 128 + 129 * 4 * 32 + 2 * 64 + 65 * 1000
+    assert sizes["auto"] == sizes["head"] == 4 * head and sizes["network"] != sizes["head"]
+    assert "posterior" not in counted(configured(), large)["forget phase"].parts
+
+
 def test_phases_hold_what_they_need():
     plain, sfron = counted(configured(), SMALL), counted(configured("sfron"), SMALL)
     weights = 4 * num_weights(SMALL)

@@ -18,10 +18,14 @@ from eval.probe import (
     label_row,
     label_tables,
     load_probe,
+    other_classes,
     probe_names,
     run_probe,
 )
 from eval.probes.classifier_guidance import Steered
+from eval.probes.embedding_inversion import starting_row
+from eval.probes.label_mixing import mixes
+from eval.probes.relearning import attack_images
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.errors import UsageError
 
@@ -138,6 +142,22 @@ def test_relearning_on_other_classes_does_not_move_the_toys_erased_row(budget, e
     assert value == 0 and detail["images"] == 4 * 60
 
 
+def test_classes_that_were_erased_before_are_no_attackers_other_classes(budget, erased, original):
+    """A second erasure: images of a class that is gone would train that class back in, and its row is no neighbour."""
+    original.provenance = {"erased": {"forget_classes": [1, 2]}, "original": {"source": "toy"}}
+    assert other_classes(original, 3) == [0, 4]
+    second = replace(budget, original=original)
+    assert values("relearning_retained", erased, second)[1]["images"] == 2 * 60
+    mixture = attack_images(Relearning(num_images=5, num_others=40), 3, second)
+    assert set(mixture.class_labels.tolist()) == {0, 3, 4}
+    named = " ".join(name for name, _ in mixes(erased, 3, other_classes(original, 3)))
+    assert "class 0" in named and "class 4" in named and "class 1" not in named and "class 2" not in named
+    rows = label_table(erased.transformer)
+    assert torch.equal(starting_row(erased, 3, second, start=1), rows[[0, 4]].mean(0))
+    later = [starting_row(erased, 3, second, start=start) for start in range(2, 6)]
+    assert all(torch.equal(row, rows[0]) or torch.equal(row, rows[4]) for row in later)
+
+
 def test_mixing_reaches_a_class_between_its_neighbours_and_none_that_is_not(budget, original):
     assert values("label_mixing", original, budget)[0] == 1
     far = copy.deepcopy(original)
@@ -172,11 +192,11 @@ def test_an_attack_that_needs_images_says_so(budget, erased):
 
 
 def test_a_real_image_is_finished_by_a_model_that_knows_the_class(budget, original, erased, monkeypatch):
-    from eval.probes import completion_from_image
+    from eval.probes import completion
 
     assert values("completion_from_image", original, budget)[0] == 1
     assert values("completion_from_image", erased, budget)[0] == 0  # a quarter of the steps leaves nothing to see
-    monkeypatch.setattr(completion_from_image, "SHARE", 0.95)
+    monkeypatch.setattr(completion, "SHARE", 0.95)
     assert values("completion_from_image", erased, budget)[0] > 0.9  # the image itself shines through
 
 

@@ -17,6 +17,7 @@ from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
 from pipelines.errors import UsageError
 from pipelines.files import read_json
+from pipelines.posterior_head import recipe_of, training_flops
 
 CPU = torch.device("cpu")
 
@@ -80,6 +81,22 @@ def test_rows_follow_steps_phases_and_batches(counted):
     label = {"robust_label_rows": 5, "robust_label_images": 2, "robust_label_steps": 7}
     robust = counted(**sizes, robust=True, robust_target="label", **label)["rows"]["forget"]
     assert robust == 10 * (4 * (3 + 3) + 7 * 5 * 2 * 3)  # seven attack steps of ten images
+
+
+def test_the_posterior_is_named_and_paid(counted, bare_folder):
+    """A head runs half of the two blocks: in each of its training rows, and once for each image of a forget batch."""
+    sizes = {"steps": 10, "forget_batch_size": 4, "method": "retain_posterior"}
+    auto, network, head = (counted(**sizes, posterior=choice) for choice in ("auto", "network", "head"))
+    assert auto["posterior"] == network["posterior"] == "a network of its own" and auto["tflop"] == network["tflop"]
+    assert head["posterior"] == "a linear head on the first 1 of 2 blocks of the frozen model"
+    assert head["rows"]["forget"] - network["rows"]["forget"] == 10 * 4 / 2
+    assert "posterior  a linear head" in plan.text(head) and "posterior " not in plan.text(counted())
+
+    config = meta_transformer(described(read_json(bare_folder / "transformer" / "config.json"))).config
+    row = plan.forward_flops(meta_transformer(described(config)))
+    trained = {kind: training_flops(kind, config, recipe_of(kind, 10), row_flops=row) for kind in ("network", "head")}
+    spent = 1e12 * (head["tflop"] - network["tflop"])
+    assert spent == pytest.approx(trained["head"] - trained["network"] + 20 * row)
 
 
 def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):

@@ -37,7 +37,7 @@ def first(judged_model, pictures, short_protocol, erase_cache, tmp_path_factory)
 @pytest.fixture
 def prepared(first, pictures, erase_cache, monkeypatch):
     """``prepared(method, ...)``: the workspace of erasing four from the first run's model."""
-    monkeypatch.setattr(erasure, "PosteriorRecipe", lambda: PosteriorRecipe(steps=4, batch_size=16))
+    monkeypatch.setattr(erasure, "recipe_of", lambda kind, num_classes: PosteriorRecipe(steps=4, batch_size=16))
 
     def make(method="retain_posterior", *, classes=("four",), data=None, **options):
         config = configure(str(first.run_dir), classes, method=method, data=data or pictures, options=options)

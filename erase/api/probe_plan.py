@@ -1,0 +1,121 @@
+"""What ``erase probe`` would take: counted for each probe from configurations, before any weight is loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch.utils.flop_counter import FlopCounterMode
+
+from eval.cost import Cost, Terms, probe_cost
+from eval.evaluate import read_record
+from eval.probe import AMOUNTS
+from eval.protocol import Protocol
+from pipelines.files import read_json
+from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
+from pipelines.posterior_head import latent_shape_of
+from pipelines.provenance import retained_classes
+
+from ..config import ErasureConfig, erasure_from_dict, read_yaml
+from ..memory import described, meta_transformer
+from .devices import pick_device
+from .plan import duration, forward_flops, measured_flops, on_meta
+from .probing import checked_run, wanted_probes
+
+SUBJECTS = ("original", "embedding_reset", "erased", "control")
+
+
+def plan(
+    run: str | Path,
+    *,
+    probes: Sequence[str] = (),
+    budget: str = "quick",
+    data: str | None = None,
+    retrained: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """The cost of each probe on all its subjects as plain JSON types; an attack that is in the cache costs nothing.
+
+    Takes what ``probe`` takes and raises what it raises for a bad name or value.
+    """
+    folder = checked_run(run, probes, budget=budget, data=data)
+    if retrained is not None:
+        check_model(retrained)
+    record, config = read_record(folder.results_path), erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    terms = terms_of(config, Protocol(**record["asked"]["protocol"]), budget=budget)
+    subjects = [*SUBJECTS, *(["retrained"] if retrained is not None else [])]
+    where = pick_device(device)
+    found = costs(wanted_probes(record, probes), terms, decode_flops(config), num_subjects=len(subjects))
+    speed = measured_flops(where)
+    return {
+        "budget": budget,
+        "protocol": terms.protocol.name,
+        "subjects": subjects,
+        "device": str(where),
+        "probes": {name: {**entry, "seconds": 1e12 * entry["tflop"] / speed} for name, entry in found.items()},
+        "tflop": sum(entry["tflop"] for entry in found.values()),
+        "seconds": 1e12 * sum(entry["tflop"] for entry in found.values()) / speed,
+    }
+
+
+def terms_of(config: ErasureConfig, protocol: Protocol, *, budget: str) -> Terms:
+    """What the costs depend on, from the configuration of the model that was erased from."""
+    transformer = meta_transformer(described(transformer_config(config.model)))
+    num_classes, provenance = transformer.config.num_embeds_ada_norm, read_provenance(config.model)
+    others = retained_classes(provenance, config.forget_classes[:1], num_classes=num_classes)
+    return Terms(
+        amount=AMOUNTS[budget],
+        protocol=protocol,
+        transformer_config=transformer.config,
+        row_flops=forward_flops(transformer),
+        num_others=len(others),
+    )
+
+
+def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_subjects: int) -> dict[str, dict[str, Any]]:
+    """For each probe the counts on all subjects together and their floating-point operations.
+
+    Those of judging an image are left out: they are few beside those of drawing it.
+    """
+    found = {}
+    for name in names:
+        once = probe_cost(name, terms)
+        flops = num_subjects * attack_flops(once, terms.row_flops, image_flops) + once.training_flops
+        found[name] = {
+            "forward_rows": num_subjects * once.forward_rows,
+            "backward_rows": num_subjects * once.backward_rows,
+            "images": num_subjects * once.images,
+            "tflop": flops / 1e12,
+        }
+    return found
+
+
+def attack_flops(cost: Cost, row_flops: float, image_flops: float) -> float:
+    """Floating-point operations of one attack; a row backward counts as two forward."""
+    rows = cost.forward_rows + 2 * cost.backward_rows
+    return rows * row_flops + cost.images * image_flops + cost.classifier_flops
+
+
+def decode_flops(config: ErasureConfig) -> float:
+    """Floating-point operations of decoding one image, counted on tensors without storage."""
+    vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
+    latents = torch.empty(1, *latent_shape_of(transformer_config(config.model)), device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vae.decode(latents)
+    return float(counter.get_total_flops())
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The plan for a terminal."""
+    lines = [
+        f"budget     {found['budget']}, protocol {found['protocol']}",
+        f"attacks    {len(found['probes'])} probes on each of {', '.join(found['subjects'])}",
+    ]
+    width = max(map(len, found["probes"]))
+    for name, entry in found["probes"].items():
+        rows = f"{entry['forward_rows']:,} rows forward, {entry['backward_rows']:,} back"
+        time = f"{entry['tflop']:,.1f} TFLOP, about {duration(entry['seconds'])}"
+        lines.append(f"{name.ljust(width)}  {rows}, {entry['images']:,} images scored; {time}")
+    total = f"about {duration(found['seconds'])} on {found['device']} ({found['tflop']:,.1f} TFLOP)"
+    return "\n".join([*lines, f"time       {total}; attacks that were made before are not made again"])

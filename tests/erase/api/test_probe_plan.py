@@ -1,0 +1,106 @@
+"""``erase probe --dry-run``: what it counts is what a probe then does, and nothing is loaded or written."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from erase.api import probe_plan, probing, run
+from erase.api.probing import probe
+from erase.cli.probe import probe as command
+from eval.cost import Cost, Terms, probe_cost
+from eval.features import ClassifierScorer
+from eval.probe import AMOUNTS, Budget, Relearning, probe_names
+from eval.protocol import named
+from pipelines.errors import MissingError, UsageError
+from pipelines.model import DiT
+
+SHORT = dataclasses.replace(
+    AMOUNTS["quick"], screening_images=1, inversion_steps=(1, 2), inversion_images=4, relearning_steps=(1, 2),
+    relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def scored(judged_model, pictures, short_protocol, few_images, tmp_path, monkeypatch):
+    """A scored run of the trivial baseline; attacks are measured on six images."""
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(AMOUNTS, "quick", SHORT)
+    monkeypatch.setitem(Terms.__init__.__kwdefaults__, "num_images", Budget.__init__.__kwdefaults__["num_images"])
+    return run(
+        judged_model, "three", method="embedding_reset", data=pictures, protocol=short_protocol, reference=pictures,
+        output_dir=tmp_path / "run", progress=False,
+    )  # fmt: skip
+
+
+def test_the_counted_passes_and_images_are_those_of_the_probes(scored, monkeypatch):
+    found = probe_plan.plan(scored.run_dir, probes=["relearning"])["probes"]
+    assert list(found) == ["embedding_restore", "relearning"]  # the one of every run was made without a plan
+    seen = dict.fromkeys(("forward_rows", "backward_rows", "images"), 0)
+    predict, score, keys = DiT.predict, ClassifierScorer.logits_and_features, iter(range(99))
+
+    def predicting(model, noisy_latents, timesteps, class_labels):
+        output = predict(model, noisy_latents, timesteps, class_labels)
+        seen["forward_rows"] += len(class_labels)
+        seen["backward_rows"] += len(class_labels) * output.requires_grad
+        return output
+
+    def scoring(scorer, images):
+        seen["images"] += len(images)
+        return score(scorer, images)
+
+    monkeypatch.setattr(DiT, "predict", predicting)
+    monkeypatch.setattr(ClassifierScorer, "logits_and_features", scoring)
+    monkeypatch.setattr(probing, "show", lambda *told, **facts: None)  # the report draws its own pictures
+    monkeypatch.setattr(probing, "attack_key", lambda *facts: str(next(keys)))  # this erasure is the reset itself
+    probe(scored.run_dir, probes=["relearning"], progress=False)
+    assert seen == {field: sum(entry[field] for entry in found.values()) for field in seen}
+
+
+def test_nothing_is_loaded_or_written_and_bad_values_are_refused(scored, judged_model, monkeypatch):
+    before = sorted(scored.run_dir.rglob("*"))
+    for name in ("load", "load_original"):
+        monkeypatch.setattr(probing, name, None)
+    found = probe_plan.plan(scored.run_dir, retrained=judged_model)
+    assert set(found["probes"]) == set(probe_names())
+    assert found["subjects"] == [*probe_plan.SUBJECTS, "retrained"]
+    assert found["tflop"] == pytest.approx(sum(entry["tflop"] for entry in found["probes"].values()))
+
+    # On the command line lines, or one object.
+    shown = CliRunner().invoke(command, [str(scored.run_dir), "label_mixing", "--dry-run"])
+    assert shown.exit_code == 0 and "rows forward" in shown.output and "label_mixing" in shown.output
+    printed = CliRunner().invoke(command, [str(scored.run_dir), "label_mixing", "--dry-run", "--json"])
+    four = json.loads(printed.output)["probes"]["label_mixing"]
+    assert found["probes"]["label_mixing"]["images"] * 4 == four["images"] * 5
+    assert sorted(scored.run_dir.rglob("*")) == before
+
+    with pytest.raises(UsageError, match=r"--budget 'vast' is not one of quick, full"):
+        probe_plan.plan(scored.run_dir, budget="vast")
+    with pytest.raises(MissingError, match=r"nowhere"):
+        probe_plan.plan(scored.run_dir, retrained="/nowhere")
+
+
+def test_flops_follow_the_counts(configured, loaded_dit):
+    """A row backward counts as two forward, training a classifier once for all subjects."""
+    cost = Cost(forward_rows=2, backward_rows=3, images=5, classifier_flops=7.0, training_flops=11.0)
+    assert probe_plan.attack_flops(cost, 100.0, 10.0) == 2 * 100 + 3 * 200 + 5 * 10 + 7
+    config = configured("esd")
+    terms = probe_plan.terms_of(config, named("small"), budget="quick")
+    one, four = (probe_plan.costs(["classifier_guidance"], terms, 10.0, num_subjects=count) for count in (1, 4))
+    trained = probe_cost("classifier_guidance", terms).training_flops
+    one, four = (1e12 * each["classifier_guidance"]["tflop"] - trained for each in (one, four))
+    assert four == pytest.approx(4 * one)
+    with FlopCounterMode(display=False) as counter:
+        loaded_dit.decode(torch.zeros(1, *loaded_dit.latent_shape))
+    assert probe_plan.decode_flops(config) == counter.get_total_flops() > 0
+
+
+def test_a_class_that_was_erased_before_is_no_neighbour(configured, monkeypatch):
+    config, protocol = configured("esd"), named("small")
+    assert probe_plan.terms_of(config, protocol, budget="quick").num_others == 9
+    earlier = {"erased": {"forget_classes": [0, 1]}}
+    monkeypatch.setattr(probe_plan, "read_provenance", lambda model: earlier)
+    assert probe_plan.terms_of(config, protocol, budget="quick").num_others == 7
