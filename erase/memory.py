@@ -1,15 +1,12 @@
-"""How much memory an erasure takes, counted from tensors before any is allocated, and the settings that take less.
+"""How much memory an erasure takes, counted from tensors before any is allocated.
 
 Weights, moments and copies follow from the number of weights. Activations are counted by running one forward and
 backward pass on tensors without storage: what is alive at the same time, transients included.
 """
 
 import ctypes
-import dataclasses
-import importlib.util
 import json
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,8 +29,6 @@ BYTES = 4  # of a float32
 MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYTES / 256)}  # for each weight kept
 LARGE_BLOCK, LARGE_MODEL = 2**20, 2**30  # bytes; of the weights of a model that is worth it
 MALLOPT_TRIM, MALLOPT_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-RESERVE = 0.9  # of the free memory that a plan may fill: allocators keep some
-SAVINGS = ("diagnostics", "forget_moments", "gradient_checkpointing", "retain_moments")  # what may be set to fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,70 +227,3 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def fit_memory(
-    config: ErasureConfig,
-    method: Method,
-    transformer_config: dict[str, Any],
-    *,
-    vae_weights: int,
-    device: torch.device,
-    free: int,
-    fixed: frozenset[str],
-) -> tuple[ErasureConfig, list[str]]:
-    """The configuration with as many savings, the mildest first, as it takes to fit into ``free`` bytes.
-
-    Settings named in ``fixed`` stay as they are. Also returns the flags that were set.
-    """
-    chosen = []
-    for name, value, flag in savings(config, method):
-        if peak(config, method, transformer_config, vae_weights=vae_weights, device=device) <= RESERVE * free:
-            break
-        if name not in fixed:
-            config = with_setting(config, name, value)
-            chosen.append(flag)
-    return config, chosen
-
-
-def savings(config: ErasureConfig, method: Method) -> list[tuple[str, Any, str]]:
-    """Settings that take less memory: first those that leave every step as it is, then the one that does not."""
-    engine = config.engine
-    dual = engine.optimizers == "dual"
-    found: list[tuple[str, Any, str]] = []
-    if engine.diagnostics:
-        found.append(("diagnostics", False, "--no-diagnostics"))
-    if dual and method.mask_density < MOMENT_BYTES["full"] / MOMENT_BYTES["packed"] and not engine.weight_decay:
-        found.append(("forget_moments", "packed", "--forget-moments packed"))
-    if not config.gradient_checkpointing:
-        found.append(("gradient_checkpointing", True, "--gradient-checkpointing"))
-    if dual and importlib.util.find_spec("torchao"):
-        found.append(("retain_moments", "8bit", "--retain-moments 8bit"))
-    return found
-
-
-def saving_as(begun: ErasureConfig, config: ErasureConfig, *, fixed: Iterable[str]) -> ErasureConfig:
-    """``config`` with the savings that a run began with, but for the settings in ``fixed``."""
-    for name in {*SAVINGS} - {*fixed}:
-        config = with_setting(config, name, setting(begun, name))
-    return config
-
-
-def setting(config: ErasureConfig, name: str) -> Any:
-    """One setting of a configuration or of its engine."""
-    return getattr(config.engine if hasattr(config.engine, name) else config, name)
-
-
-def with_setting(config: ErasureConfig, name: str, value: Any) -> ErasureConfig:
-    """A configuration with one setting, of its own or of its engine, changed."""
-    if hasattr(config.engine, name):
-        return dataclasses.replace(config, engine=dataclasses.replace(config.engine, **{name: value}))
-    return dataclasses.replace(config, **{name: value})
-
-
-def peak(
-    config: ErasureConfig, method: Method, transformer_config: dict[str, Any], *, vae_weights: int, device: torch.device
-) -> int:
-    """Bytes of the phase that takes most."""
-    phases = count_memory(config, method, transformer_config, vae_weights=vae_weights, device=device)
-    return max(phase.total for phase in phases)

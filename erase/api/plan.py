@@ -29,18 +29,8 @@ from pipelines.sources import REPLAY
 
 from ..config import EngineConfig, ErasureConfig
 from ..configure import method_of
-from ..memory import (
-    BYTES,
-    RESERVE,
-    count_memory,
-    described,
-    fit_memory,
-    free_bytes,
-    meta_transformer,
-    moments,
-    num_fishers,
-    peak,
-)
+from ..memory import BYTES, count_memory, described, free_bytes, meta_transformer, moments, num_fishers
+from ..memory_savings import RESERVE, fit_memory, peak
 from ..method import Method
 from . import watching
 

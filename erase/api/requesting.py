@@ -14,7 +14,7 @@ from pipelines.ranks import check_same, on_first, shared_errors
 
 from ..config import ErasureConfig
 from ..configure import DEFAULT_METHOD, configure
-from ..memory import saving_as
+from ..memory_savings import saving_as
 from ..rundir import RunDir
 from . import plan
 from .devices import check_ranks, pick_device

@@ -9,18 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from erase.config import EngineConfig, ErasureConfig
 from erase.configure import method_of
-from erase.memory import (
-    RESERVE,
-    LiveBytes,
-    copies,
-    count_memory,
-    count_training_bytes,
-    fit_memory,
-    moments,
-    num_weights,
-    peak,
-    training_bytes,
-)
+from erase.memory import LiveBytes, copies, count_memory, count_training_bytes, moments, num_weights, training_bytes
+from erase.memory_savings import RESERVE, fit_memory, peak
 from erase.optimizers import PhaseMasks, PhaseStepper
 
 CPU = torch.device("cpu")
