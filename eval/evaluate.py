@@ -59,8 +59,16 @@ def evaluate(
         name: score_model(model, chosen, context, **drawing, progress=f"evaluate {name}" if progress else "")
         for name, model in models.items()
     }
-    found = {"context": context, "neighbours": neighbours, "skipped": skipped, "protocol": protocol, "scorer": scorer}
-    record = assemble(models, scores, **found)
+    record = assemble(
+        scores,
+        protocol=protocol,
+        classifier=scorer.name,
+        context=context,
+        neighbours=neighbours,
+        skipped=skipped,
+        class_names=[models["original"].id2label[label] for label in range(context.num_classes)],
+        provenance={name: model.provenance for name, model in models.items()},
+    )
     return {**record, "earlier": score_earlier(models, earlier_classes, **drawing)}
 
 
@@ -140,14 +148,15 @@ def results(metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
 
 
 def assemble(
-    models: Mapping[str, DiT],
     scores: dict[str, dict[str, Any]],
     *,
     protocol: Protocol,
-    scorer: Scorer,
+    classifier: str,
     context: Context,
     neighbours: Sequence[int],
     skipped: Mapping[str, str],
+    class_names: Sequence[str],
+    provenance: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The record: protocol as it was run, the values of every model, their change, and what made them."""
     neighbours = list(neighbours) or nearest_classes(scores["original"], count=NUM_NEIGHBOURS)
@@ -157,10 +166,10 @@ def assemble(
     reference = context.reference
     original, erased = scores["original"], scores["erased"]
     return {
-        "protocol": replace(protocol, classifier=scorer.name, reference=reference.description).to_dict(),
+        "protocol": replace(protocol, classifier=classifier, reference=reference.description).to_dict(),
         "feature_space": reference.feature_space,
         "forget_classes": list(context.forget_classes),
-        "class_names": [models["original"].id2label[label] for label in range(context.num_classes)],
+        "class_names": list(class_names),
         "neighbours": neighbours,
         **scores,
         "delta": {key: difference(erased[key], original[key]) for key in erased},
@@ -172,7 +181,7 @@ def assemble(
             "fingerprint": reference.fingerprint,
             "classifier_accuracy": reference.accuracy.to_dict(),
         },
-        "models": {name: model.provenance for name, model in models.items()},
+        "models": dict(provenance),
         "versions": versions(),
     }
 
