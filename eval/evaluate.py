@@ -104,6 +104,11 @@ def check_models(
         if model.num_classes != num_classes:
             raise UsageError(f"the {name} model has {model.num_classes} classes, the original has {num_classes}")
     check_forget_classes(forget_classes, num_classes)
+    check_judges(scorer, reference, num_classes=num_classes)
+
+
+def check_judges(scorer: Scorer, reference: Reference, *, num_classes: int) -> None:
+    """Hold scorer and reference to the model and to one another (``UsageError``)."""
     if scorer.num_classes != num_classes:
         raise UsageError(f"classifier {scorer.name} knows {scorer.num_classes} classes, the model has {num_classes}")
     if (reference.feature_space, reference.num_features) != (scorer.feature_space, scorer.num_features):

@@ -19,9 +19,11 @@ from eval.features import (
     Scorer,
     load_inception,
 )
+from eval.metric import NO_FEATURES
 from eval.moments import load_gaussian
 from eval.protocol import OWN_CLASSIFIER, Protocol, named
 from eval.reference import (
+    Observations,
     Reference,
     load_observations,
     observe,
@@ -182,14 +184,24 @@ def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Score
     Statistics of ``erase stats make`` keep every image's features, so that the erased classes come out exactly; those
     of other tools cannot be taken apart, which the description says.
     """
+    observations = real_observations(model, scorer=scorer, source=source)
+    if observations is None:
+        return reference_from_file(Path(source), feature_space=scorer.feature_space)
+    return reference_without(observations, forget_classes, source=source)
+
+
+def real_observations(model: DiT, *, scorer: Scorer, source: str | None) -> Observations | None:
+    """Real images of all classes seen through the scorer; None for statistics that cannot be taken apart."""
     if source is not None and source.endswith(".npz"):
-        observations = load_observations(Path(source), scorer=scorer, class_names=model.classes.labels)
-        if observations is None:
-            return reference_from_file(Path(source), feature_space=scorer.feature_space)
-        name = Path(source).name
-    else:
-        observations = observe(held_out_images(model, source), scorer=scorer)
-        name = source or "held-out digits"
+        return load_observations(Path(source), scorer=scorer, class_names=model.classes.labels)
+    return observe(held_out_images(model, source), scorer=scorer)
+
+
+def reference_without(
+    observations: Observations, forget_classes: tuple[int, ...], *, source: str | None
+) -> Reference:
+    """The reference that real images give once the forget classes are taken out."""
+    name = "held-out digits" if source is None else Path(source).name if source.endswith(".npz") else source
     return reference_from_observations(
         observations,
         forget_classes=forget_classes,
@@ -197,8 +209,12 @@ def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Score
     )
 
 
+def training_observations(model: DiT, *, scorer: Scorer) -> Observations | None:
+    """The images of all classes that the model was trained on, where they are known, seen through the scorer."""
+    return observe(open_source("digits", model), scorer=scorer) if trained_on_digits(model.provenance) else None
+
+
 def training_features(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer) -> Tensor:
     """Features of the retained images that the model was trained on, where they are known; else empty."""
-    if not trained_on_digits(model.provenance):
-        return torch.empty(0, 0)
-    return observe(open_source("digits", model), scorer=scorer).without(forget_classes).features
+    observations = training_observations(model, scorer=scorer)
+    return NO_FEATURES if observations is None else observations.without(forget_classes).features
