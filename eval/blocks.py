@@ -6,7 +6,6 @@ what a block holds depends on no shard, no order and no worker.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from pipelines.generate import Request, generate

@@ -55,9 +55,7 @@ class Loaded:
     def scorer(self, asked: Comparison) -> Scorer:
         """What recognises classes and gives features."""
         key = (original_identity(asked), asked.protocol, asked.judges.classifier, asked.judges.inception)
-        return self.keep(
-            "scorer", key, lambda: protocol_scorer(self.original(asked), asked.protocol, asked.judges)
-        )
+        return self.keep("scorer", key, lambda: protocol_scorer(self.original(asked), asked.protocol, asked.judges))
 
     def observations(self, asked: Comparison, kind: str) -> Observations | None:
         """Real images of all classes seen through the scorer; None where there are none that can be taken apart."""
@@ -67,9 +65,7 @@ class Loaded:
             return source and real_observations(self.original(asked), scorer=scorer, source=source)
         path = observations_path(self.folder, asked, kind)
         names = self.original(asked).classes.labels
-        return self.keep(
-            kind, path, lambda: load_observations(path, scorer=self.scorer(asked), class_names=names)
-        )
+        return self.keep(kind, path, lambda: load_observations(path, scorer=self.scorer(asked), class_names=names))
 
     def keep_observations(self, asked: Comparison, kind: str) -> None:
         """Look at real images once for the whole batch."""

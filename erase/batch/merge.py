@@ -27,9 +27,7 @@ def merged_record(
     """The record of a comparison; no ``metrics`` means all whose needs are met."""
     context = context_of(asked, loaded, earlier_classes)
     chosen, skipped = choose_metrics(metrics or metric_names(), context)
-    scores = {
-        side: results(merge_blocks(states_of(shards, side, None), chosen, context)) for side in SIDES
-    }
+    scores = {side: results(merge_blocks(states_of(shards, side, None), chosen, context)) for side in SIDES}
     original = loaded.original(asked)
     record = assemble(
         scores,

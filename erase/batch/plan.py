@@ -1,4 +1,4 @@
-"""From a jobs file to its units of work, in the order of the work; every machine gets the same plan from the same file."""
+"""From a jobs file to its units of work in the order of the work: the same plan on every machine."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from .identity import model_identity, short_hash
 from .jobs import Jobs
 from .loaded import kept_kinds, observations_path
 from .subjects import Subject, subjects_of
-from .units import KINDS, ProbeUnit, RealUnit, RecordUnit, RunUnit, ShardUnit, Unit
+from .units import KINDS, ProbeUnit, RecordUnit, ReferenceUnit, RunUnit, ShardUnit, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def scoring_units(
     """The shards of both sides, the real images, and the record that comes of them."""
     asked = comparison_of(subject, protocol, jobs)
     real = [
-        RealUnit(
+        ReferenceUnit(
             name=observations_path(folder, asked, kind).stem, title=f"{kind} images of {asked.original}", asked=asked,
             images=kind, model=asked.original,
         )
@@ -124,9 +124,7 @@ def comparison_of(subject: Subject, protocol: Protocol | None, jobs: Jobs) -> Co
 
 def shard_units(subject: Subject, asked: Comparison, side: str, label: int | None, jobs: Jobs) -> list[ShardUnit]:
     """The blocks of one side, a few to a shard."""
-    draw = Draw(
-        comparison=asked, side=side, earlier_classes=subject.earlier_classes, label=label, block=jobs.block
-    )
+    draw = Draw(comparison=asked, side=side, earlier_classes=subject.earlier_classes, label=label, block=jobs.block)
     made = side == "erased" and subject.request is not None
     source = asked.original if side == "original" else asked.model
     facts, needs = draw.facts(identity_of(subject, asked, side)), (run_name(subject),) if made else ()
@@ -174,8 +172,8 @@ def probe_units(subjects: Sequence[Subject], units: Sequence[Unit], jobs: Jobs) 
                     name=f"probe-{subject.name}-{wanted.budget}-{short_hash(list(wanted.names))[:6]}",
                     title=f"{len(wanted.names)} attacks on {subject.name}",
                     needs=(record.name, *(unit.name for unit in found[-1:] if unit.run == Path(subject.source))),
-                    model=subject.source, run=Path(subject.source), names=wanted.names, budget=wanted.budget,
-                    device=jobs.device,
+                    model=subject.source, run=Path(subject.source), original=subject.original, names=wanted.names,
+                    budget=wanted.budget, device=jobs.device,
                     rows=len(wanted.names) * PROBED_IMAGES * settings.num_inference_steps * settings.rows_per_step,
                 )
             )  # fmt: skip

@@ -36,7 +36,9 @@ def write_shard(path: Path, shard: Shard) -> None:
     for number, state in shard.blocks.items():
         for key, tensor in state.items():
             name = f"{number}/{key}"
-            twin = next((each for each in tensors if each.startswith(f"{number}/") and alike(tensors[each], tensor)), "")
+            twin = next(
+                (each for each in tensors if each.startswith(f"{number}/") and alike(tensors[each], tensor)), ""
+            )
             if twin:
                 same[name] = twin
             else:

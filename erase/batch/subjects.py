@@ -126,7 +126,7 @@ def check_judges(jobs: Jobs, original: str) -> None:
     """Hold every protocol and the batch's own judges to a model before its erasure, and to one another."""
     judges = jobs.judged_by()
     for protocol, place in jobs.protocols:
-        with at(place if "reference" not in jobs.judges else jobs.judges["reference"]):
+        with at(jobs.judges.get("reference", place)):
             check_scoring(pick_protocol(protocol, original), original, judges)
 
 
@@ -142,9 +142,7 @@ def sources_of(path: Located, jobs: Jobs) -> list[str]:
     return models
 
 
-def given_subject(
-    source: str, place: Located, original: str, entry: Models, *, named: bool, jobs: Jobs
-) -> Subject:
+def given_subject(source: str, place: Located, original: str, entry: Models, *, named: bool, jobs: Jobs) -> Subject:
     """A model that is there; its files say what was erased from it, unless the jobs file does."""
     classes = [each.text("a class") for each in place.entries()] if named else []
     with at(place):

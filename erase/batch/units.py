@@ -27,7 +27,7 @@ from .loaded import Loaded, is_kept, observations_path
 from .merge import merged_record
 from .shard_file import Shard, read_shard, whole_shard, write_shard
 
-KINDS = ("run", "real", "shard", "record", "probe")  # in the order of the work
+KINDS = ("run", "reference", "shard", "record", "probe")  # in the order of the work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,10 @@ class RunUnit(Unit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealUnit(Unit):
+class ReferenceUnit(Unit):
     """What the scorer sees in real images, once for all models."""
 
-    kind: ClassVar[str] = "real"
+    kind: ClassVar[str] = "reference"
     asked: Comparison
     images: str  # REAL or TRAINING of ``loaded``
 
@@ -183,9 +183,7 @@ class RecordUnit(Unit):
     def carry_out(self, folder: BatchDir, loaded: Loaded) -> None:
         """Merge the shards and write the record."""
         shards = [(unit.draw, read_shard(unit.path(folder))) for unit in self.shards]
-        record = merged_record(
-            self.asked, shards, loaded, earlier_classes=self.earlier_classes, metrics=self.metrics
-        )
+        record = merged_record(self.asked, shards, loaded, earlier_classes=self.earlier_classes, metrics=self.metrics)
         if self.goes_to_run and not self.is_of_run(record):
             facts = {"config": self.asked.config.as_dict(), "command": self.command}
             write_record({**record, **facts}, self.run.results_path)
@@ -205,6 +203,7 @@ class ProbeUnit(Unit):
 
     kind: ClassVar[str] = "probe"
     run: Path
+    original: str
     names: tuple[str, ...]
     budget: str
     device: str

@@ -1,4 +1,4 @@
-"""Blocks of images: in order they are one pass bit for bit, and what a block holds does not depend on its neighbours."""
+"""Blocks of images: in order they are one pass bit for bit; what a block holds depends on no other block."""
 
 from dataclasses import replace
 
