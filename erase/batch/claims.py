@@ -70,10 +70,10 @@ class Worker:
 def is_live(path: Path, workers: Path, *, now: float, host: str) -> bool:
     """Whether a claim is held by a worker that still gives signs of life."""
     try:
-        text = path.read_text()
-        if not text:  # it is being written at this moment, unless its writer was lost right then
+        try:
+            owner = json.loads(path.read_text())
+        except json.JSONDecodeError:  # it is being written at this moment, unless its writer was lost right then
             return now - path.stat().st_mtime < LEASE
-        owner = json.loads(text)
         fresh = now - (workers / owner["worker"]).stat().st_mtime < LEASE
     except FileNotFoundError:
         return False
