@@ -27,7 +27,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     board.look()
     todo = [unit for unit in plan.units.values() if unit.name not in board.done]
     device = pick_device(plan.jobs.device)
-    speed, workers = measured_flops(device), plan.jobs.executor.workers
+    speed, workers = measured_flops(device), plan.jobs.executor.num_workers
     runs = [count(unit.request.config, None, unit.request.device) for unit in todo if unit.kind == "run"]
     flops = {kind: sum(flops_of(unit) for unit in todo if unit.kind == kind) for kind in ("shard", "probe")}
     seconds = {"runs": sum(sum(each["seconds"].values()) for each in runs)}

@@ -79,6 +79,11 @@ class Executor:
     account: str = ""
     setup: tuple[str, ...] = ()  # shell lines before the work
 
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are: one in this process, whatever the other executors were told."""
+        return 1 if self.name == "local" else self.workers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:

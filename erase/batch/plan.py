@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .folder import BatchDir
 from .identity import model_identity, short_hash
 from .jobs import Jobs
 from .loaded import kept_kinds, observations_path
+from .preparing import preparations
 from .subjects import Subject, subjects_of
 from .units import KINDS, ProbeUnit, RecordUnit, ReferenceUnit, RunUnit, ShardUnit, Unit
 
@@ -44,13 +45,20 @@ def make_plan(jobs: Jobs) -> Plan:
     pick_device(jobs.device)
     subjects = subjects_of(jobs, folder)
     command = shlex.join(["erase", "batch", str(jobs.path)])
-    units: list[Unit] = [run_unit(each, command) for each in subjects if each.request]
+    units: list[Unit] = prepared([run_unit(each, command) for each in subjects if each.request])
     for protocol, _ in jobs.protocols:
         for subject in subjects:
             units += scoring_units(subject, protocol, jobs, folder, command, first=protocol is jobs.protocols[0][0])
     units += probe_units(subjects, units, jobs)
     ordered = sorted({unit.name: unit for unit in units}.values(), key=lambda unit: KINDS.index(unit.kind))
     return Plan(jobs=jobs, folder=folder, subjects=subjects, units={unit.name: unit for unit in ordered})
+
+
+def prepared(runs: Sequence[RunUnit]) -> list[Unit]:
+    """Runs behind the preparations that they share."""
+    waits_for = preparations(runs)
+    first = list({unit.name: unit for units in waits_for.values() for unit in units}.values())
+    return [*first, *(replace(run, needs=tuple(unit.name for unit in waits_for.get(run.name, ()))) for run in runs)]
 
 
 def run_name(subject: Subject) -> str:

@@ -27,7 +27,7 @@ from .loaded import Loaded, is_kept, observations_path
 from .merge import merged_record
 from .shard_file import Shard, read_shard, whole_shard, write_shard
 
-KINDS = ("run", "reference", "shard", "record", "probe")  # in the order of the work
+KINDS = ("preparation", "run", "reference", "shard", "record", "probe")  # in the order of the work
 
 
 @dataclass(frozen=True, kw_only=True)

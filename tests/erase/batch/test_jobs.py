@@ -105,3 +105,18 @@ def test_paths_are_those_beside_the_file(written, tmp_path):
     (tmp_path / "real").mkdir()
     jobs = read_jobs(written(f"{MINIMAL}reference: real\noutput: table\n"))
     assert jobs.judged_by().reference == str(tmp_path / "real") and jobs.output == tmp_path / "table"
+
+
+def test_what_several_runs_share_is_prepared_once(written):
+    text = f"{MINIMAL}    seeds: [0, 1]\n    methods: [salun, retain_posterior]\n"
+    (images,) = make_plan(read_jobs(written(text))).of_kind("preparation")
+    runs = make_plan(read_jobs(written(text))).of_kind("run")
+    assert not images.posterior and all(run.needs == (images.name,) for run in runs)
+
+    # A posterior is of a seed: it is shared by the runs that differ in classes or settings.
+    plan = make_plan(read_jobs(written(text.replace("[three]", "[three, five]"))))
+    kinds = [unit.posterior for unit in plan.of_kind("preparation")]
+    assert sorted(kinds) == [False, True, True]
+    assert {len(run.needs) for run in plan.of_kind("run") if run.request.config.method == "retain_posterior"} == {2}
+    (alone,) = make_plan(read_jobs(written(MINIMAL))).of_kind("run")
+    assert alone.needs == ()
