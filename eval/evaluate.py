@@ -59,16 +59,11 @@ def evaluate(
         name: score_model(model, chosen, context, **drawing, progress=f"evaluate {name}" if progress else "")
         for name, model in models.items()
     }
+    labels, provenance = models["original"].id2label, {name: model.provenance for name, model in models.items()}
     record = assemble(
-        scores,
-        protocol=protocol,
-        classifier=scorer.name,
-        context=context,
-        neighbours=neighbours,
-        skipped=skipped,
-        class_names=[models["original"].id2label[label] for label in range(context.num_classes)],
-        provenance={name: model.provenance for name, model in models.items()},
-    )
+        scores, protocol=protocol, classifier=scorer.name, context=context, neighbours=neighbours, skipped=skipped,
+        class_names=[labels[label] for label in range(context.num_classes)], provenance=provenance,
+    )  # fmt: skip
     return {**record, "earlier": score_earlier(models, earlier_classes, **drawing)}
 
 
