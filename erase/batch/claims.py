@@ -4,6 +4,7 @@ A claim only keeps two workers from doing the same work; where both do it all th
 content in the place of the earlier. So nothing is ever locked, and a lost worker costs what it had not finished.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -11,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 BEAT = 5.0  # seconds between two signs of life
@@ -27,7 +27,7 @@ class Worker:
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.path = folder / self.name
 
-    @contextmanager
+    @contextlib.contextmanager
     def alive(self) -> Iterator["Worker"]:
         """Signs of life from a thread while the block runs."""
         self.path.touch()
@@ -91,12 +91,22 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def ages(workers: Path) -> dict[Path, float]:
+    """Seconds since each worker gave its last sign of life."""
+    found = {}
+    for path in workers.iterdir() if workers.exists() else ():
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            found[path] = time.time() - path.stat().st_mtime
+    return found
+
+
 def num_alive(workers: Path) -> int:
     """How many workers have given a sign of life lately."""
-    times = []
-    for path in workers.iterdir() if workers.exists() else ():
-        try:
-            times.append(path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
-    return sum(time.time() - each < LEASE for each in times)
+    return sum(seconds < LEASE for seconds in ages(workers).values())
+
+
+def forget_lost(workers: Path) -> None:
+    """Take away the files of workers that were lost."""
+    for path, seconds in ages(workers).items():
+        if seconds > LEASE:
+            path.unlink(missing_ok=True)

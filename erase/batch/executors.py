@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines.errors import MissingError
+from pipelines.errors import InterruptedRun, MissingError
 
+from .claims import forget_lost
 from .jobs import Executor, Jobs
 from .plan import Plan
 from .worker import Board, start, work
@@ -165,6 +166,7 @@ def run_batch(plan: Plan, *, told: Callable[[Board], None], said: Callable[[str]
     """
     plan.folder.create()
     plan.folder.forget_failures()
+    forget_lost(plan.folder.workers_dir)
     if plan.jobs.executor.name == "local":
         return work(plan, told=told)
     board = Board(plan)
@@ -181,6 +183,5 @@ def run_batch(plan: Plan, *, told: Callable[[Board], None], said: Callable[[str]
             if not left or not board.open_units():
                 return board
             time.sleep(LOOK)
-    except KeyboardInterrupt:
-        said(workers.stop())
-        raise
+    except KeyboardInterrupt as error:
+        raise InterruptedRun(f"stopped: {workers.stop()}; repeat the same command to go on") from error

@@ -60,9 +60,9 @@ class Loaded:
     def observations(self, asked: Comparison, kind: str) -> Observations | None:
         """Real images of all classes seen through the scorer; None where there are none that can be taken apart."""
         if kind not in kept_kinds(asked):
-            source = asked.judges.reference if kind == REAL else None
-            scorer = self.scorer(asked)
-            return source and real_observations(self.original(asked), scorer=scorer, source=source)
+            if kind == TRAINING:
+                return None
+            return real_observations(self.original(asked), scorer=self.scorer(asked), source=asked.judges.reference)
         path = observations_path(self.folder, asked, kind)
         names = self.original(asked).classes.labels
         return self.keep(kind, path, lambda: load_observations(path, scorer=self.scorer(asked), class_names=names))

@@ -1,5 +1,6 @@
 """How far a batch is: in numbers for anyone who looks, and live while it works."""
 
+import platform
 import sys
 import time
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from pipelines.progress import bar_of
 
 from ..api.plan import duration
-from .claims import num_alive
+from .claims import is_live, num_alive
 from .plan import Plan
 from .units import KINDS
 from .worker import Board
@@ -62,13 +63,17 @@ def status(plan: Plan) -> dict[str, Any]:
     """How far a batch is, from its folder alone."""
     board = Board(plan)
     board.look()
-    claims = {path.name for path in plan.folder.claims_dir.glob("*")}
+    clock = {"now": time.time(), "host": platform.node()}
     return {
         "output": str(plan.folder.path),
         "units": {kind: {"done": done, "all": count} for kind, (done, count) in counts_of(board).items()},
         "done": len(board.done),
         "all": len(plan.units),
-        "claimed": [unit.title for unit in plan.units.values() if unit.name in claims],
+        "claimed": [
+            unit.title
+            for unit in plan.units.values()
+            if is_live(plan.folder.claims_dir / unit.name, plan.folder.workers_dir, **clock)
+        ],
         "workers": num_alive(plan.folder.workers_dir),
         "failed": failures_of(plan),
     }

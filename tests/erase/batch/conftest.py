@@ -13,7 +13,7 @@ from erase.batch.worker import Board
 PROTOCOL = {"name": "small", "num_inference_steps": 2, "num_forget_images": 4, "num_retain_images": 17}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def planned(judged_model, pictures, tmp_path_factory, erase_cache):
     """``planned(folder, seeds, **keys)``: the plan of a batch that erases three from the tiny model."""
     home = tmp_path_factory.mktemp("batches")
@@ -33,7 +33,7 @@ def planned(judged_model, pictures, tmp_path_factory, erase_cache):
         yield make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worked():
     """``worked(plan)``: the board after the work of one plan."""
 
@@ -43,7 +43,7 @@ def worked():
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(planned, worked):
     """A batch of two models that is done; a test that harms it mends it."""
     plan = planned()

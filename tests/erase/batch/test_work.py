@@ -157,6 +157,18 @@ def test_models_that_are_there_are_scored_like_those_that_are_made(planned, work
     assert measured(given) == measured(finished)
 
 
+def test_a_class_that_was_erased_before_is_scored_by_itself(finished, planned, worked, pictures, monkeypatch):
+    source = finished.subjects[0].source
+    runs = {"model": source, "methods": ["embedding_reset"], "classes": ["five"], "data": pictures}
+    plan = planned("second", runs=[runs])
+    worked(plan)
+    (unit,) = plan.of_kind("record")
+    record = read_record(unit.path(plan.folder))
+    monkeypatch.setitem(evaluation.evaluate.__kwdefaults__, "batch_size", 3)
+    alone = evaluate(unit.asked.model, protocol=unit.asked.protocol, reference=pictures, progress=False)
+    assert {key: record[key] for key in alone} == alone and list(record["earlier"]) == ["3"]
+
+
 def test_images_are_kept_where_they_are_wanted(finished, planned, worked):
     assert not any(unit.is_done(finished.folder) for unit in planned(keep_images=True).of_kind("shard"))
     plan = planned("pictured", seeds=(0,), keep_images=True)
