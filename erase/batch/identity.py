@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import MissingError
+from pipelines.files import write_text
 from pipelines.model_source import original_path, resolve_folder, vae_dir
 
+from ..rundir import cache_dir
+
 COUNTED = (".safetensors", ".bin", ".json")  # weights and settings; a card says nothing about the images
+LARGE = 2**26  # bytes; a smaller file is read faster than looked up
 
 
 def short_hash(facts: Any) -> str:
@@ -42,6 +46,12 @@ def file_identity(path: Path) -> str:
 
 @cache
 def read_identity(path: Path, size: int, changed: int) -> str:
-    """The sha256 of a file of this size that was changed at this time."""
+    """The sha256 of a file of this size that was changed at this time; that of a large one is kept in the cache."""
+    noted = cache_dir() / "digests" / short_hash([str(path.resolve()), size, changed])
+    if size >= LARGE and noted.is_file():
+        return noted.read_text()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if size >= LARGE:
+        write_text(digest, noted)
+    return digest

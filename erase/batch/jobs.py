@@ -199,12 +199,15 @@ def read_runs(entry: Located) -> Runs:
         with at(method):
             method_class(method.text("a method"))
     seeds = given["seeds"].entries() if "seeds" in given else []
+    settings = given["settings"].mapping(what="settings") if "settings" in given else {}
+    if "seed" in settings:
+        raise settings["seed"].refusal("seeds are given as seeds of the entry, not among its settings")
     return Runs(
         model=given["model"],
         methods=methods,
         classes=given["classes"].entries(),
         seeds=[each.whole("a seed", least=0) for each in seeds] or [0],
-        settings=grid(given["settings"].mapping(what="settings")) if "settings" in given else [{}],
+        settings=grid(settings),
         preset=given["preset"].text("preset") if "preset" in given else "default",
         data=here(entry.path, given["data"].text("data")) if "data" in given else None,
         place=given.get("settings", entry),

@@ -17,6 +17,7 @@ from eval.evaluate import read_record, write_record
 from pipelines.errors import MissingError
 
 from ..api import Request, execute
+from ..api.cards import write_card
 from ..api.evaluating import Comparison
 from ..api.probing import probe
 from ..rundir import RunDir
@@ -187,6 +188,7 @@ class RecordUnit(Unit):
         if self.goes_to_run and not self.is_of_run(record):
             facts = {"config": self.asked.config.as_dict(), "command": self.command}
             write_record({**record, **facts}, self.run.results_path)
+            write_card(self.run)
         write_record({**record, "batch": self.about(folder)}, self.path(folder))
 
     def is_of_run(self, record: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import torch
 from erase.batch.jobs import Executor, read_jobs, with_executor
 from erase.batch.plan import make_plan
 from eval.moments import Moments
+from eval.reference import names_digest
 from pipelines.errors import MissingError, UsageError
 
 MINIMAL = "runs:\n  - model: digits\n    classes: [three]\n"
@@ -31,6 +32,7 @@ def written(tmp_path):
         (f"{MINIMAL}metrics: [fid]\n", 4, "'fid' is not one of"),
         (f"{MINIMAL}    methods:\n      - salun\n      - magic\n", 6, "magic"),
         (f"{MINIMAL}    seeds: [one]\n", 4, "a seed is a whole number"),
+        (f"{MINIMAL}    settings:\n      seed: 3\n", 5, "seeds are given as seeds of the entry"),
         (f"{MINIMAL}executor: cloud\n", 4, "'cloud' is not one of local, processes, slurm"),
         (f"{MINIMAL}protocols: [tiny]\n", 4, "--protocol 'tiny' is not one of"),
         (f"{MINIMAL}protocols:\n  - name: small\n    sampler: euler\n", 5, "euler"),
@@ -58,6 +60,7 @@ def test_what_a_jobs_file_gets_wrong_is_named_with_its_line(written, text, line,
         (f"{MINIMAL}models:\n  - path: nothing-*\n", 5, "no model fits nothing-*"),
         (f"{MINIMAL}models:\n  - path: digits\n", 5, "does not say what it was erased from"),
         (f"{MINIMAL}reference: unlike.npz\n", 4, "holds inception features, not those of digits"),
+        (f"{MINIMAL}reference: others.npz\n", 4, "was made for a model with other class names than digits"),
         (f"{MINIMAL}reference: gone.npz\n", 4, "gone.npz does not exist"),
         (f"{MINIMAL}protocols: [quick]\n", 4, "needs the Inception weights"),
     ],
@@ -66,6 +69,7 @@ def test_what_does_not_fit_the_models_is_named_with_its_line(written, monkeypatc
     monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
     features = Moments(2).update(torch.eye(2))
     features.save(tmp_path / "unlike.npz", meta={"feature_space": "inception"})
+    features.save(tmp_path / "others.npz", meta={"feature_space": "digits", "classes": names_digest(["cat", "dog"])})
     with pytest.raises((UsageError, MissingError)) as raised:
         make_plan(read_jobs(written(text)))
     assert f"jobs.yaml, line {line}: " in str(raised.value) and sentence in str(raised.value)
