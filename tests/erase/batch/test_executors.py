@@ -60,13 +60,16 @@ def test_the_script_says_the_same(planned, cluster):
 
 
 def test_without_slurm_the_executor_is_refused(planned, monkeypatch, tmp_path):
-    jobs = planned("nowhere").jobs
+    pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingError, match=r"no SLURM here .*--print-sbatch"):
-        Slurm().start(jobs, tmp_path)
+        Slurm().start(planned("nowhere").jobs, tmp_path)
+
+
+def test_without_submitit_the_extra_is_named(planned, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingError, match=r"pip install 'dit-erase\[slurm\]'"):
-        Slurm().start(jobs, tmp_path)
+        Slurm().start(planned("nowhere").jobs, tmp_path)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
@@ -100,6 +103,7 @@ def test_processes_give_the_same_records_though_one_is_killed(planned, worked, f
 @pytest.mark.slow
 @pytest.mark.skipif(not has_slurm(), reason="needs a SLURM that answers to sinfo")
 def test_slurm_gives_the_same_records(planned, worked, finished):
+    pytest.importorskip("submitit")
     plan = planned("slurm", executor={"name": "slurm", "workers": 2})
     board = worked(plan)
     assert len(board.done) == len(plan.units) and measured(plan) == measured(finished)
