@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import MissingError
+from pipelines.errors import MissingError, UsageError
 from pipelines.model_source import EMBEDDED, check_model, load_classes, original_path, read_provenance
 from pipelines.original import SUFFIXES
 from pipelines.provenance import earlier_classes, erased_classes
@@ -151,6 +151,9 @@ def given_subject(source: str, place: Located, original: str, entry: Models, *, 
             source, classes, original=original, vae=entry.vae, protocol=protocol, judges=jobs.judged_by(),
             neighbours=None, device=jobs.device,
         )  # fmt: skip
+        counts = [len(load_classes(each)) for each in (source, asked.original)]
+        if counts[0] != counts[1]:
+            raise UsageError(f"{source} has {counts[0]} classes, its original {asked.original} has {counts[1]}")
     made = read_provenance(source).get("erased")
     config = erasure_from_dict(made) if made else None
     gone = {*erased_classes(read_provenance(source)), *erased_classes(read_provenance(asked.original))}

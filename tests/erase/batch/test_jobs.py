@@ -1,5 +1,7 @@
 """Jobs files: every refusal names file and line before anything runs, and a list of values is a grid."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -74,6 +76,15 @@ def test_what_does_not_fit_the_models_is_named_with_its_line(written, monkeypatc
         make_plan(read_jobs(written(text)))
     assert f"jobs.yaml, line {line}: " in str(raised.value) and sentence in str(raised.value)
     assert not (tmp_path / "jobs").exists()
+
+
+def test_models_of_unlike_classes_are_refused(written, tiny_folder, tmp_path):
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = other / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"num_embeds_ada_norm": 10', '"num_embeds_ada_norm": 12'))
+    entry = "models:\n  - path: other\n    original: digits\n    classes:\n      - three\n"
+    with pytest.raises(UsageError, match=r"jobs.yaml, line 5: .*other has 12 classes, its original digits has 10"):
+        make_plan(read_jobs(written(entry)))
 
 
 def test_an_absent_or_empty_file_is_refused(written, tmp_path):
