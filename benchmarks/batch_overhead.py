@@ -1,6 +1,6 @@
 """What a batch costs beside the work itself: its time against drawing and scoring the same images alone.
 
-    python -m benchmarks.batch_overhead benchmarks/results/digits-table --models 24
+    python -m benchmarks.batch_overhead runs/digits-table --models 24
 
 takes the runs of a finished batch. Alone, each model is loaded, and its images drawn and scored in blocks, in one
 process; the batch does the same through plan, claims, shards, checksums, records and tables, in a new folder.
