@@ -59,8 +59,11 @@ def evaluate(
         name: score_model(model, chosen, context, **drawing, progress=f"evaluate {name}" if progress else "")
         for name, model in models.items()
     }
-    found = {"context": context, "neighbours": neighbours, "skipped": skipped, "protocol": protocol, "scorer": scorer}
-    record = assemble(models, scores, **found)
+    labels, provenance = models["original"].id2label, {name: model.provenance for name, model in models.items()}
+    record = assemble(
+        scores, protocol=protocol, classifier=scorer.name, context=context, neighbours=neighbours, skipped=skipped,
+        class_names=[labels[label] for label in range(context.num_classes)], provenance=provenance,
+    )  # fmt: skip
     return {**record, "earlier": score_earlier(models, earlier_classes, **drawing)}
 
 
@@ -96,6 +99,11 @@ def check_models(
         if model.num_classes != num_classes:
             raise UsageError(f"the {name} model has {model.num_classes} classes, the original has {num_classes}")
     check_forget_classes(forget_classes, num_classes)
+    check_judges(scorer, reference, num_classes=num_classes)
+
+
+def check_judges(scorer: Scorer, reference: Reference, *, num_classes: int) -> None:
+    """Hold scorer and reference to the model and to one another (``UsageError``)."""
     if scorer.num_classes != num_classes:
         raise UsageError(f"classifier {scorer.name} knows {scorer.num_classes} classes, the model has {num_classes}")
     if (reference.feature_space, reference.num_features) != (scorer.feature_space, scorer.num_features):
@@ -140,14 +148,15 @@ def results(metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
 
 
 def assemble(
-    models: Mapping[str, DiT],
     scores: dict[str, dict[str, Any]],
     *,
     protocol: Protocol,
-    scorer: Scorer,
+    classifier: str,
     context: Context,
     neighbours: Sequence[int],
     skipped: Mapping[str, str],
+    class_names: Sequence[str],
+    provenance: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The record: protocol as it was run, the values of every model, their change, and what made them."""
     neighbours = list(neighbours) or nearest_classes(scores["original"], count=NUM_NEIGHBOURS)
@@ -157,10 +166,10 @@ def assemble(
     reference = context.reference
     original, erased = scores["original"], scores["erased"]
     return {
-        "protocol": replace(protocol, classifier=scorer.name, reference=reference.description).to_dict(),
+        "protocol": replace(protocol, classifier=classifier, reference=reference.description).to_dict(),
         "feature_space": reference.feature_space,
         "forget_classes": list(context.forget_classes),
-        "class_names": [models["original"].id2label[label] for label in range(context.num_classes)],
+        "class_names": list(class_names),
         "neighbours": neighbours,
         **scores,
         "delta": {key: difference(erased[key], original[key]) for key in erased},
@@ -172,7 +181,7 @@ def assemble(
             "fingerprint": reference.fingerprint,
             "classifier_accuracy": reference.accuracy.to_dict(),
         },
-        "models": {name: model.provenance for name, model in models.items()},
+        "models": dict(provenance),
         "versions": versions(),
     }
 

@@ -118,8 +118,9 @@ class Metric(ABC):
 
     def kept(self, name: str) -> Tensor:
         """All rows kept under a name, in order; (0, D) before any were."""
-        empty = torch.empty(0, self.context.reference.num_features)
-        return torch.cat([empty, *self.parts.get(name, [])])
+        if name not in self.parts:
+            return torch.empty(0, self.context.reference.num_features)
+        return torch.cat(self.parts[name])
 
     def state(self) -> dict[str, Tensor]:
         """Everything taken in so far, to be written by a shard."""

@@ -1,7 +1,7 @@
 """Where training data come from: the embedded digits, images on disk, or the model's own samples."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +126,6 @@ def held_out_images(model: DiT, source: str | None) -> ImageSet:
     return images
 
 
-def trained_on_digits(provenance: dict[str, Any]) -> bool:
+def trained_on_digits(provenance: Mapping[str, Any]) -> bool:
     """Whether a model, or the model that it was erased from, was pre-trained on the embedded digits."""
     return base_of(provenance).get("data") == "digits"

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipelines", "erase", "eval")
-ROOF = ("erase/cli/", "erase/api/")
+ROOF = ("erase/cli/", "erase/api/", "erase/batch/")
 LIBRARY_METHODS = ("forward",)  # documented by torch.nn.Module
 NOT_OURS = ("build", "dist", "runs", "venv")  # made by tools
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -52,11 +52,17 @@ class Comparison:
 
     def load(self) -> dict[str, DiT]:
         """The two models."""
+        return {"original": self.load_original(), "erased": self.load_erased()}
+
+    def load_original(self) -> DiT:
+        """The model before the erasure."""
         if self.from_config:
-            original = load_original(self.config, device=self.device)
-        else:
-            original = load_side(self.original, self.vae, self.device)
-        return {"original": original, "erased": load_side(self.model, self.vae, self.device)}
+            return load_original(self.config, device=self.device)
+        return load_side(self.original, self.vae, self.device)
+
+    def load_erased(self) -> DiT:
+        """The erased model."""
+        return load_side(self.model, self.vae, self.device)
 
     def kept(self) -> tuple[RunDir, dict[str, Any]] | None:
         """The run that the model is and its record, where it is scored under this protocol against this original."""

@@ -1,7 +1,7 @@
 """What scores are measured with: the classifier, the feature space and the real images that a protocol asks for."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from eval.features import (
     Scorer,
     load_inception,
 )
+from eval.metric import NO_FEATURES
 from eval.moments import load_gaussian
 from eval.protocol import OWN_CLASSIFIER, Protocol, named
 from eval.reference import (
+    Observations,
     Reference,
     load_observations,
+    names_digest,
     observe,
     reference_from_file,
     reference_from_observations,
@@ -32,7 +35,7 @@ from pipelines.classifier import Classifier, load_classifier
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json
 from pipelines.model import DiT
-from pipelines.model_source import classifier_dir, read_provenance
+from pipelines.model_source import classifier_dir, load_classes, read_provenance
 from pipelines.sources import held_out_images, open_source, trained_on_digits
 
 from ..rundir import cache_dir
@@ -89,10 +92,28 @@ def check_scoring(protocol: Protocol | None, model: str, judges: Judges) -> None
     if judges.reference is not None and not Path(judges.reference).exists() and judges.reference != "digits":
         raise MissingError(f"--reference {judges.reference} does not exist")
     if judges.reference is not None and judges.reference.endswith(".npz"):
-        meta = load_gaussian(Path(judges.reference))[1]
-        made_in = meta.get("feature_space", INCEPTION)
-        if protocol.features == INCEPTION and made_in != INCEPTION:
-            raise UsageError(f"--reference {judges.reference} holds {made_in} features, not those of Inception")
+        check_statistics(protocol, model, judges.reference)
+
+
+def check_statistics(protocol: Protocol, model: str, reference: str) -> None:
+    """Refuse reference statistics of other features or of other classes than those that are scored (``UsageError``)."""
+    _, meta = load_gaussian(Path(reference))
+    space = INCEPTION
+    if protocol.features != INCEPTION:
+        name = protocol.classifier
+        if name == OWN_CLASSIFIER:
+            name = read_json(classifier_dir(model) / "config.json")["architecture"]
+        space = classifier_space(read_provenance(model), name)
+    if (made_in := meta.get("feature_space", space)) != space:
+        wanted = "Inception" if space == INCEPTION else space
+        raise UsageError(f"--reference {reference} holds {made_in} features, not those of {wanted}")
+    if meta.get("classes", "") not in ("", names_digest(load_classes(model).labels)):
+        raise UsageError(f"--reference {reference} was made for a model with other class names than {model}")
+
+
+def classifier_space(provenance: Mapping[str, Any], classifier: str) -> str:
+    """The name of the feature space of a classifier: that of the digits for every model of them."""
+    return "digits" if trained_on_digits(provenance) else classifier
 
 
 def check_classifier(protocol: Protocol, model: str, judges: Judges, *, own: bool) -> None:
@@ -163,8 +184,7 @@ def protocol_scorer(model: DiT, protocol: Protocol, judges: Judges) -> Scorer:
     if protocol.features == INCEPTION:
         network = load_inception(judges.inception_path, device=model.device)
         return InceptionScorer(classifier, network)
-    name = "digits" if trained_on_digits(model.provenance) else classifier.name
-    return ClassifierScorer(classifier, feature_space=name)
+    return ClassifierScorer(classifier, feature_space=classifier_space(model.provenance, classifier.name))
 
 
 def protocol_classifier(model: DiT, protocol: Protocol, judges: Judges) -> Classifier:
@@ -182,14 +202,22 @@ def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Score
     Statistics of ``erase stats make`` keep every image's features, so that the erased classes come out exactly; those
     of other tools cannot be taken apart, which the description says.
     """
+    observations = real_observations(model, scorer=scorer, source=source)
+    if observations is None:
+        return reference_from_file(Path(source), feature_space=scorer.feature_space)
+    return reference_without(observations, forget_classes, source=source)
+
+
+def real_observations(model: DiT, *, scorer: Scorer, source: str | None) -> Observations | None:
+    """Real images of all classes seen through the scorer; None for statistics that cannot be taken apart."""
     if source is not None and source.endswith(".npz"):
-        observations = load_observations(Path(source), scorer=scorer, class_names=model.classes.labels)
-        if observations is None:
-            return reference_from_file(Path(source), feature_space=scorer.feature_space)
-        name = Path(source).name
-    else:
-        observations = observe(held_out_images(model, source), scorer=scorer)
-        name = source or "held-out digits"
+        return load_observations(Path(source), scorer=scorer, class_names=model.classes.labels)
+    return observe(held_out_images(model, source), scorer=scorer)
+
+
+def reference_without(observations: Observations, forget_classes: tuple[int, ...], *, source: str | None) -> Reference:
+    """The reference that real images give once the forget classes are taken out."""
+    name = "held-out digits" if source is None else Path(source).name if source.endswith(".npz") else source
     return reference_from_observations(
         observations,
         forget_classes=forget_classes,
@@ -197,8 +225,12 @@ def real_reference(model: DiT, forget_classes: tuple[int, ...], *, scorer: Score
     )
 
 
+def training_observations(model: DiT, *, scorer: Scorer) -> Observations | None:
+    """The images of all classes that the model was trained on, where they are known, seen through the scorer."""
+    return observe(open_source("digits", model), scorer=scorer) if trained_on_digits(model.provenance) else None
+
+
 def training_features(model: DiT, forget_classes: tuple[int, ...], *, scorer: Scorer) -> Tensor:
     """Features of the retained images that the model was trained on, where they are known; else empty."""
-    if not trained_on_digits(model.provenance):
-        return torch.empty(0, 0)
-    return observe(open_source("digits", model), scorer=scorer).without(forget_classes).features
+    observations = training_observations(model, scorer=scorer)
+    return NO_FEATURES if observations is None else observations.without(forget_classes).features

@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": "erase.cli.sample:sample",
     "eval": "erase.cli.score:score",
     "probe": "erase.cli.probe:probe",
+    "batch": "erase.cli.batch:batch",
     "compare": "erase.cli.score:compare",
     "methods": "erase.cli.inform:methods",
     "classes": "erase.cli.inform:classes",

@@ -1,0 +1,102 @@
+"""How far a batch is: in numbers for anyone who looks, and live while it works."""
+
+import platform
+import sys
+import time
+from typing import Any
+
+from pipelines.progress import bar_of
+
+from ..api.plan import duration
+from .claims import is_live, num_alive
+from .plan import Plan
+from .units import KINDS
+from .worker import Board
+
+
+class Progress:
+    """A bar over all units, with images a second and the time that is left."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.started = time.monotonic()
+        self.before: set[str] | None = None  # what was done when this began
+        self.bar = bar_of(len(plan.units), "batch", unit="unit", shown=True)
+
+    def __call__(self, board: Board) -> None:
+        """Show the board."""
+        if self.before is None:
+            self.before = set(board.done)
+        self.bar.n = len(board.done)
+        self.bar.set_postfix_str(self.words(board), refresh=False)
+        self.bar.update(0)
+
+    def words(self, board: Board) -> str:
+        """Counts by kind, throughput and time left."""
+        counts = ", ".join(f"{kind}s {done}/{count}" for kind, (done, count) in counts_of(board).items())
+        now = [self.plan.units[name] for name in board.done - self.before]
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        rows = sum(unit.rows for unit in now)
+        left = sum(unit.rows for unit in self.plan.units.values() if unit.name not in board.done)
+        images = sum(unit.num_images for unit in now if unit.kind == "shard")
+        pace = f", {images / seconds:.1f} images/s" if images else ""
+        ahead = f", about {duration(seconds * left / rows)} left" if rows and left else ""
+        failed = len(self.plan.folder.failures())
+        return f"{counts}{pace}{ahead}" + (f", {failed} FAILED" if failed else "")
+
+    def say(self, sentence: str) -> None:
+        """A sentence above the bar."""
+        self.bar.write(sentence, file=sys.stderr)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def counts_of(board: Board) -> dict[str, tuple[int, int]]:
+    """Done and all units by kind."""
+    units = {kind: board.plan.of_kind(kind) for kind in KINDS}
+    return {kind: (sum(unit.name in board.done for unit in each), len(each)) for kind, each in units.items() if each}
+
+
+def status(plan: Plan) -> dict[str, Any]:
+    """How far a batch is, from its folder alone."""
+    board = Board(plan)
+    board.look()
+    clock = {"now": time.time(), "host": platform.node()}
+    return {
+        "output": str(plan.folder.path),
+        "units": {kind: {"done": done, "all": count} for kind, (done, count) in counts_of(board).items()},
+        "done": len(board.done),
+        "all": len(plan.units),
+        "claimed": [
+            unit.title
+            for unit in plan.units.values()
+            if is_live(plan.folder.claims_dir / unit.name, plan.folder.workers_dir, **clock)
+        ],
+        "workers": num_alive(plan.folder.workers_dir),
+        "failed": failures_of(plan),
+    }
+
+
+def failures_of(plan: Plan) -> list[dict[str, Any]]:
+    """What failed, with the last lines of its log and where all of it is."""
+    return [
+        {"unit": name, **failure, "log_path": str(plan.folder.log_path(name))}
+        for name, failure in plan.folder.failures().items()
+        if name in plan.units
+    ]
+
+
+def status_text(found: dict[str, Any]) -> str:
+    """A status for a terminal."""
+    counts = ", ".join(f"{kind}s {each['done']}/{each['all']}" for kind, each in found["units"].items())
+    lines = [f"{found['output']}: {found['done']} of {found['all']} units done ({counts})"]
+    lines += [f"{found['workers']} workers alive", *(f"  at work: {title}" for title in found["claimed"])]
+    return "\n".join([*lines, *(failure_text(each) for each in found["failed"])])
+
+
+def failure_text(failure: dict[str, Any]) -> str:
+    """A failed unit with the last lines of its log."""
+    lines = "\n".join(f"    {line}" for line in failure["log"])
+    return f"FAILED: {failure['title']}: {failure['error']}\n{lines}\n    ({failure['log_path']})"

@@ -1,0 +1,168 @@
+"""The table that papers print: methods in rows, erased classes in columns, mean and standard deviation over seeds."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.compare import check_alike
+from eval.metric import Better, displays, title
+from eval.words import forget_names, model_name
+
+FIRST = ("original", "retrain")  # what methods are measured against: it stands above them and is never the best
+SHORT = {"forget_accuracy": "FA", "retain_accuracy": "RA", "neighbour_accuracy": "NA"}
+DISTANCE = {"inception": "FID"}  # only Inception features earn this name
+NOTHING = "-"
+ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "neither": ""}
+
+Values = dict[tuple[str, str], list[float]]  # of the seeds, by class and value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One value of one method and one class over its seeds."""
+
+    values: tuple[float, ...]  # empty: not measured
+    scale: int  # 100 for a share
+    digits: int  # behind the point
+    is_best: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the sample of seeds; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def text(self) -> str:
+        """As a reader sees it: shares in per cent, a dash for nothing."""
+        if not self.values:
+            return NOTHING
+        spread = "" if self.deviation is None else f" \N{PLUS-MINUS SIGN} {self.shown(self.deviation)}"
+        return f"{self.shown(self.mean)}{spread}"
+
+    def shown(self, value: float) -> str:
+        """A number to the digits of its column."""
+        return f"{self.scale * value:.{self.digits}f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedTable:
+    """Cells by row, and what stands above them."""
+
+    caption: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]  # the values of each class
+    titles: tuple[str, ...]  # of the keys, short
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # name and cells, classes outside, keys inside
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types: every mean and deviation in full precision."""
+        places = [(name, key) for name in self.classes for key in self.keys]
+        rows = [
+            {"method": method, "class": name, "value": key, "mean": cell.mean, "standard_deviation": cell.deviation,
+             "seeds": len(cell.values), "best": cell.is_best}
+            for method, cells in self.rows
+            for (name, key), cell in zip(places, cells, strict=True)
+        ]  # fmt: skip
+        return {"caption": self.caption, "rows": rows}
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """One line of column titles."""
+        return ("method", *(f"{name} {short}" for name in self.classes for short in self.titles))
+
+
+def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> SeedTable:
+    """The table of the records of one protocol and one original; ``UsageError`` for records that are not alike."""
+    check_alike({record["batch"]["model"]: record for record in records})
+    classes = tuple(dict.fromkeys(forget_names(record) for record in records))
+    measured: dict[str, Values] = {"original": {}}
+    for record in records:
+        name, place = row_name(record), forget_names(record)
+        for key in keys:
+            add(measured.setdefault(name, {}), (place, key), record["erased"])
+            if (place, key) not in measured["original"]:
+                add(measured["original"], (place, key), record["original"])
+    order = sorted(measured, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    columns = [(place, key) for place in classes for key in keys]
+    cells = [column_cells(measured, column) for column in columns]
+    return SeedTable(
+        caption=caption_of(records),
+        classes=classes,
+        keys=tuple(keys),
+        titles=tuple(short_title(key, records[0]["feature_space"]) for key in keys),
+        rows=tuple((name, tuple(column[name] for column in cells)) for name in order),
+    )
+
+
+def row_name(record: Mapping[str, Any]) -> str:
+    """The method, and what sets it apart from other rows of it."""
+    labels = record["batch"]
+    return f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
+
+
+def add(values: Values, place: tuple[str, str], scores: Mapping[str, Any]) -> None:
+    """Add one seed's value, where it was measured."""
+    entry = scores.get(place[1])
+    if entry and entry["value"] is not None:
+        values.setdefault(place, []).append(entry["value"])
+
+
+def column_cells(measured: Mapping[str, Values], column: tuple[str, str]) -> dict[str, Cell]:
+    """The cells of a column by row; equal numbers, as a reader sees them, are best together."""
+    values = {name: tuple(found.get(column, ())) for name, found in measured.items()}
+    shape = shape_of(column[1], [statistics.fmean(each) for each in values.values() if each])
+    cells = {name: Cell(values=each, **shape) for name, each in values.items()}
+    best = best_mean(cells, displays()[column[1]].better)
+    return {
+        name: replace(cell, is_best=best is not None and name not in FIRST and cell.text != NOTHING
+                      and cell.shown(cell.mean) == cell.shown(best))
+        for name, cell in cells.items()
+    }  # fmt: skip
+
+
+def shape_of(key: str, means: Sequence[float]) -> dict[str, int]:
+    """Per cent with one digit for a share; else three significant digits of the largest mean."""
+    if displays()[key].unit == "share":
+        return {"scale": 100, "digits": 1}
+    largest = max(map(abs, means), default=0.0)
+    return {"scale": 1, "digits": max(0, 2 - math.floor(math.log10(largest))) if largest else 0}
+
+
+def best_mean(cells: Mapping[str, Cell], better: Better) -> float | None:
+    """The best mean among the methods; None where no direction is better or nothing was measured."""
+    means = [cell.mean for name, cell in cells.items() if cell.values and name not in FIRST]
+    if better == "neither" or not means:
+        return None
+    return min(means) if better == "lower" else max(means)
+
+
+def short_title(key: str, feature_space: str) -> str:
+    """A value in a few letters, and which way is better."""
+    name = DISTANCE.get(feature_space, "Frechet") if key == "frechet" else SHORT.get(key) or title(key, feature_space)
+    return f"{name} {ARROWS[displays()[key].better]}".strip()
+
+
+def caption_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """What all rows share: model, protocol, counts, seeds."""
+    protocol = records[0]["protocol"]
+    seeds = {record["batch"]["seed"] for record in records} - {None}
+    forget, retain = protocol["num_forget_images"], protocol["num_retain_images"]
+    counts = f"{forget} images of each erased class and {retain} of the others"
+    spread = f"; mean and standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
+    return f"{model_name(records[0])}, protocol {protocol['name']}: {counts}{spread}; shares in per cent"
+
+
+def tables_of(records: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> list[SeedTable]:
+    """A table for each protocol and original model."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        shared = [sorted((key, str(value)) for key, value in record["protocol"].items()), record["models"]["original"]]
+        groups.setdefault(repr(shared), []).append(record)
+    return [seed_table(group, keys=keys) for group in groups.values()]
