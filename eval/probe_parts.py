@@ -42,7 +42,7 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
         "strongest": strongest(record, outcomes),
         "left": len(set(probe_names()) - set(found)),
         "floor": floor_words(found),
-        "control": class_name(record, control_of(found)),
+        "control": control_name(record, next(iter(found.values()))),
         "meanings": [(word, meanings(outcomes.values())[word]) for word in MEANINGS if word in verdicts.values()],
         "bounds": (number(WEAKENED, "share"), number(AVOIDED, "share")),
         "cards": [
@@ -52,9 +52,9 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
     }
 
 
-def control_of(found: Mapping[str, Rows]) -> int:
-    """The retained class that was attacked as control."""
-    return next(iter(found.values()))["control"]["detail"]["class_label"]
+def control_name(record: Record, rows: Rows) -> str:
+    """The retained class that was attacked as control; empty where none was."""
+    return class_name(record, rows["control"]["detail"]["class_label"]) if "control" in rows else ""
 
 
 def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -138,7 +138,7 @@ def card(
 ) -> dict[str, Any]:
     """One attack."""
     rows, words = record["probes"][name], plain_words(name, num_classes=len(record["class_names"]))
-    control = class_name(record, rows["control"]["detail"]["class_label"])
+    control = control_name(record, rows)
     budget = record.get("attacks", {}).get(name, {}).get("budget", {}).get("name", "")
     subjects = [
         {

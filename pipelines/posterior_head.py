@@ -88,6 +88,12 @@ def posterior_kind(choice: PosteriorChoice, latent_shape: Shape) -> PosteriorKin
     return "network" if channels * height * width <= SMALL_LATENT else "head"
 
 
+def forward_share(choice: PosteriorChoice, transformer_config: Mapping[str, Any]) -> float:
+    """The share of a forward pass of the model that a chosen posterior takes for an image."""
+    is_head = posterior_kind(choice, latent_shape_of(transformer_config)) == "head"
+    return depth_share(transformer_config) if is_head else 0.0
+
+
 def recipe_of(kind: PosteriorKind, num_classes: int) -> PosteriorRecipe:
     """How a posterior of a kind is trained."""
     if kind == "network":

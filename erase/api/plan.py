@@ -16,7 +16,7 @@ from pipelines.launcher import num_launched
 from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
 from pipelines.posterior_head import (
     PosteriorKind,
-    depth_share,
+    forward_share,
     latent_shape_of,
     num_read,
     posterior_kind,
@@ -51,8 +51,7 @@ def count(
 
     # Network rows: one image through the transformer once; backward counts as two forwards.
     kind = posterior_kind(config.posterior, latent_shape_of(settings)) if "posterior" in method.needs else None
-    read = depth_share(settings) if kind == "head" else 0.0
-    rows = erasure_rows(config, method, num_retained=len(names) - len(removed), read=read)
+    rows = erasure_rows(config, method, num_retained=len(names) - len(removed))
     rows["scoring"] = scoring_rows(config, protocol, num_earlier=len(earlier)) if protocol else 0
     flops = phase_flops(rows, config, kind, transformer)
     speed = measured_flops(device)
@@ -173,15 +172,13 @@ def on_meta(kind: type, config: Mapping[str, Any]) -> torch.nn.Module:
         return kind.from_config(config)
 
 
-def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int, read: float) -> dict[str, int]:
-    """Forward-equivalent network rows of preparation, forget and retain phases.
-
-    ``read`` is the share of a forward pass that the posterior takes for each image of a forget batch.
-    """
+def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) -> dict[str, int]:
+    """Forward-equivalent network rows of preparation, forget and retain phases."""
     engine, needs = config.engine, method.needs
     num_timesteps = load_noise_schedule(config.model).num_timesteps
-    attack = attack_rows(engine) / engine.robust_every if engine.robust else 0
+    read = forward_share(config.posterior, transformer_config(config.model)) if "posterior" in needs else 0.0
     frozen = method.target_passes(num_retained) + read
+    attack = attack_rows(engine, frozen) / engine.robust_every if engine.robust else 0
     fishers = ("forget_fisher" in needs) + ("data_fisher" in needs) + num_timesteps * ("summed_fisher" in needs)
     replayed = config.data == REPLAY or "replay" in needs
     num_replayed = replayed * config.replay_per_class * (num_retained + len(config.forget_classes))
@@ -199,12 +196,12 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int, re
     }
 
 
-def attack_rows(engine: EngineConfig) -> float:
-    """Forward-equivalent rows of one simulated attack on average, and of the forget gradient after it."""
+def attack_rows(engine: EngineConfig, frozen: float) -> float:
+    """Forward-equivalent rows of a simulated attack on average, and of the forget loss after it, which has targets."""
     weights = (engine.robust_steps + 1) / 2 * engine.forget_batch_size
     label = engine.robust_label_steps * engine.robust_label_rows * engine.robust_label_images
     rows = {"weights": weights, "label": label, "both": (weights + label) / 2}[engine.robust_target]
-    return 3 * (rows + engine.forget_batch_size)
+    return 3 * rows + (3 + frozen) * engine.forget_batch_size
 
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:

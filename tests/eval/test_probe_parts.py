@@ -42,6 +42,15 @@ def test_the_headline_counts_attacks_against_the_floor():
     assert summed_up({"a": rows(0.05)}) == "The one attack made so far brought the class back in 5.0 % of images."
 
 
+def test_attacks_without_a_control_are_shown_without_one(attacked):
+    record = copy.deepcopy(dict(attacked.record))
+    for found in record["probes"].values():
+        del found["control"]
+    view = attacks_view(record, {}, scale=1)
+    assert view["control"] == "" and attacks_view(attacked.record, {}, scale=1)["control"]
+    assert not any("retained" in each["name"] for card in view["cards"] for each in card["subjects"])
+
+
 def test_where_there_is_no_floor_it_says_so():
     assert floor_words({"a": rows(0.1, 0.1)}).startswith("Recovery is 0 % where")
     assert floor_words({"a": rows(0.1)}).startswith("No model retrained without the class was attacked, so that")

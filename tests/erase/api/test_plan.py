@@ -85,7 +85,7 @@ def test_rows_follow_steps_phases_and_batches(counted):
 
 def test_the_posterior_is_named_and_paid(counted, bare_folder):
     """A head runs half of the two blocks: in each of its training rows, and once for each image of a forget batch."""
-    sizes = {"steps": 10, "forget_batch_size": 4, "method": "retain_posterior"}
+    sizes = {"steps": 10, "forget_batch_size": 4, "method": "retain_posterior", "robust": False}
     auto, network, head = (counted(**sizes, posterior=choice) for choice in ("auto", "network", "head"))
     assert auto["posterior"] == network["posterior"] == "a network of its own" and auto["tflop"] == network["tflop"]
     assert head["posterior"] == "a linear head on the first 1 of 2 blocks of the frozen model"
