@@ -126,17 +126,26 @@ def done_lines(path: Path) -> dict[str, Line]:
 
 
 def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) -> dict[Subject, Line]:
-    """Attack what has no line yet under today's defaults; returns the lines of all."""
+    """Attack what has no line yet under today's defaults; returns the lines of all.
+
+    A subject that fails does not stop the others; at the end the failures are raised together.
+    """
     done, keys = done_lines(path), {subject: subject.key for subject in wanted}
     todo = [subject for subject, key in keys.items() if key not in done]
     drop_cut_line(path)
+    failures: list[BaseException] = []
     with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
         futures = {pool.submit(attacked, subject, work): subject for subject in todo}
         for future in tqdm(as_completed(futures), total=len(todo), desc="models", unit="model"):
             key = keys[futures[future]]
+            if (error := future.exception()) is not None:
+                failures.append(error)
+                continue
             done[key] = future.result()
             stream.write(json.dumps({"key": key, "subject": asdict(futures[future]), "result": done[key]}) + "\n")
             stream.flush()
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(todo)} subjects failed", failures)
     return {subject: done[key] for subject, key in keys.items()}
 
 
