@@ -20,7 +20,12 @@ VALUES = {"shared": (0.03, 0.1, 0.3, 1.0), "dual": (2e-5, 6e-5, 2e-4, 6e-4)}
 TUNED = {"shared": "forget_weight", "dual": "forget_learning_rate"}
 TUNING_CLASSES = (1, 3, 8)
 SETTINGS = {"steps": 100, "forget_batch_size": 32, "retain_batch_size": 64}  # of every run
-SAMPLES = {"sfron": {"fisher_samples": 500}, "selective_amnesia": {"fisher_samples": 500}}
+# What the comparison fixes beside them: it is one of plain methods, without a simulated attack.
+FIXED = {
+    "sfron": {"fisher_samples": 500},
+    "selective_amnesia": {"fisher_samples": 500},
+    "retain_posterior": {"robust": False, "forget_learning_rate": 4e-4},
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ QUICK = Scale(
 
 def erasure(method: str, side: str, value: float, forget_class: int, seed: int = 0) -> Job:
     """One run: everything equal but the optimizers and the tuned value."""
-    options = {**SETTINGS, **SAMPLES.get(method, {}), "optimizers": side, TUNED[side]: value}
+    options = {**SETTINGS, **FIXED.get(method, {}), "optimizers": side, TUNED[side]: value}
     return Job(method=method, forget_class=forget_class, options=tuple(sorted(options.items())), seed=seed)
 
 
