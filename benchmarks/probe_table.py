@@ -59,19 +59,20 @@ class Subject:
 
 
 def subjects(*, default: bool) -> list[Subject]:
-    """What is attacked, class by class, those with a retrained model and the default method first."""
+    """What is attacked: the default method and its optimizers on every class first, then class by class."""
     if default:
         classes = sorted(range(10), key=lambda label: (label not in FLOORS, label))
         return [
             Subject(method=DEFAULT_METHOD, forget_class=label, optimizers="dual", budget="full") for label in classes
         ]
     methods = (DEFAULT_METHOD, *sorted({*method_names()} - {RETRAIN, DEFAULT_METHOD}))
-    return [
+    found = [
         Subject(method=method, forget_class=label, optimizers=side, budget="quick")
         for label in CLASSES
         for method in methods
         for side in (SIDES if method_class(method).trains else ("",))
     ]
+    return sorted(found, key=lambda subject: (subject.method, subject.optimizers) != (DEFAULT_METHOD, SIDES[0]))
 
 
 def make_floor(forget_class: int, folder: Path) -> None:
