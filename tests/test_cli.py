@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from erase.cli import main
 from pipelines.generate import generate_all
 from pipelines.model import load, save
 from pipelines.sampler import SamplerSettings
@@ -82,14 +84,39 @@ BAD_REQUESTS = {
 }
 
 
+@pytest.fixture
+def called(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
+    """The command in this process, for what ends before a model is loaded: a process of its own takes seconds."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(here)
+        monkeypatch.setenv("ERASE_CACHE", str(here / "cache"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
+
+    return call
+
+
 @pytest.mark.parametrize("case", BAD_REQUESTS)
-def test_bad_requests_get_one_sentence_the_right_code_and_leave_nothing(case: str, here: Path) -> None:
+def test_bad_requests_get_one_sentence_the_right_code_and_leave_nothing(
+    case: str, called: Callable, here: Path
+) -> None:
     arguments, code, words = BAD_REQUESTS[case]
-    done = erase(*arguments, cwd=here)
+    done = called(*arguments)
     text = sentence(done)
     assert done.returncode == code, text
     assert all(word in text + done.stderr for word in words), done.stderr
     assert list(here.iterdir()) == []
+
+
+def test_a_bad_request_of_a_real_process(called: Callable, here: Path) -> None:
+    """What the cases above say of the command in this process is what a shell gets."""
+    arguments, code, _ = BAD_REQUESTS["unknown class"]
+    done = erase(*arguments, cwd=here)
+    assert (done.returncode, sentence(done)) == (code, sentence(called(*arguments)))
 
 
 def test_an_output_folder_that_holds_something_else_is_refused_and_untouched(here: Path) -> None:
