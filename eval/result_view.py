@@ -9,7 +9,7 @@ from PIL import Image
 from . import report_parts as parts
 from . import words
 from .pictures import placed, reduced, rows_of
-from .probe_parts import attacks_view
+from .probe_parts import STRIP_IMAGES, attacks_view
 from .report import filled, pictured_classes
 from .words import Record, class_name, number
 
@@ -45,7 +45,7 @@ def picture_rows(record: Record, samples: Mapping[str, Path]) -> list[dict[str, 
     strips = {}
     for model, path in samples.items():
         with Image.open(path) as picture:
-            strips[model] = rows_of(picture, rows=len(shown))
+            strips[model] = [start_of(row) for row in rows_of(picture, rows=len(shown))]
     return [
         {
             "name": class_name(record, shown[place]),
@@ -60,6 +60,11 @@ def picture_rows(record: Record, samples: Mapping[str, Path]) -> list[dict[str, 
         }
         for place in places
     ]
+
+
+def start_of(row: Image.Image, *, gap: int = 2) -> Image.Image:
+    """The first of the square images that ``grid`` put into a row."""
+    return row.crop((0, 0, min(row.width, STRIP_IMAGES * (row.height + gap) - gap), row.height))
 
 
 def accuracy(record: Record, model: str, label: int) -> str:

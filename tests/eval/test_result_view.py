@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from eval.pictures import grid, rows_of, save_png
-from eval.result_view import PICTURE_BUDGET, render_result
+from eval.result_view import PICTURE_BUDGET, render_result, start_of
 from eval.tidy import COLUMNS, tidy_rows
 
 
@@ -24,6 +24,8 @@ def test_rows_come_back_as_they_were_put_into_a_grid():
     images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     rows = rows_of(grid(images, columns=2, scale=3), rows=3)
     assert [row.size for row in rows] == [(26, 12)] * 3
+    assert start_of(rows[0]).size == (26, 12) and start_of(grid(images, columns=6, scale=3)).size == (82, 12)
+    assert start_of(grid(images.repeat(2, 1, 1, 1), columns=12)).tobytes() == grid(images, columns=6).tobytes()
     assert all(
         row.tobytes() == grid(images[2 * at : 2 * at + 2], columns=2, scale=3).tobytes() for at, row in enumerate(rows)
     )
