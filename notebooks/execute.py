@@ -1,7 +1,8 @@
 """Run ``visualize_erasure.ipynb`` from top to bottom and store its pictures and tables in it.
 
 ``python notebooks/execute.py`` needs ``pip install '.[notebook]'``. What only lives in a running notebook, progress
-bars and knobs, is left out, so that a host which shows notebooks shows nothing half.
+bars and knobs, is left out, so that a host which shows notebooks shows nothing half; of two forms of a picture the
+exact one stays.
 """
 
 import tempfile
@@ -30,6 +31,8 @@ def execute(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if is_kept(output)]
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/jpeg", None)
     nbformat.write(notebook, path)
 
 

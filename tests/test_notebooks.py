@@ -1,10 +1,11 @@
-"""The notebooks: public names only, every call fits its signature, and the first one runs."""
+"""The notebooks: public names only, every call fits its signature, the first one runs and is stored with pictures."""
 
 import ast
 import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ FIRST, SECOND = FOLDER / "visualize_erasure.ipynb", FOLDER / "dit_xl_2.ipynb"
 MODULES = {"erase", "ipywidgets", *sys.stdlib_module_names}
 SETTINGS = {*OWN_OPTIONS, *(entry.name for entry in dataclasses.fields(EngineConfig))}
 LENGTH = "STEPS, IMAGES = 60, 200"  # the line of the first notebook that says how long it takes
+LARGEST = 400_000  # bytes that every host still shows
 both = pytest.mark.parametrize("path", [FIRST, SECOND], ids=lambda path: path.stem)
 
 
@@ -139,6 +141,19 @@ def test_the_first_notebook_runs_as_it_stands(tmp_path, monkeypatch):
         NotebookClient(nbformat.read(FIRST, as_version=4), timeout=None).execute()
     else:
         execute(code_of(FIRST))
+
+
+def test_the_first_notebook_is_stored_with_its_pictures():
+    """Whole, small enough for every host, from one run in order, without a path of the machine or a dead widget."""
+    assert FIRST.stat().st_size < LARGEST
+    words = re.sub(r"[A-Za-z0-9+/]{60,}", "", FIRST.read_text())  # without the pictures
+    assert not any(each in words for each in ("widget-view", str(Path.home()), str(FOLDER.parent), "/tmp/"))
+    cells = code_cells(FIRST)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"execute_result", "display_data", "stream"}
+    rich = [kind for output in outputs for kind in output.get("data", {})]
+    assert rich.count("image/png") >= 3 and rich.count("text/html") == 2
 
 
 def test_the_second_notebook_is_stored_without_outputs():
