@@ -1,6 +1,8 @@
 """Erase a named class from a class-conditional diffusion transformer, and prove it.
 
-``erase.run("digits", "three")`` returns a result with ``.model``, ``.scores`` and ``.run_dir``.
+``erase.run("digits", "three")`` returns a result with ``.model``, ``.scores`` and ``.run_dir``; ``erase.probe`` attacks
+it, ``erase.evaluate`` scores it again. ``erase.load`` opens a model, ``erase.draw`` shows what it draws.
+``erase.PROTOCOLS`` are the ways of scoring, to be varied with ``dataclasses.replace``.
 """
 
 import importlib
@@ -8,10 +10,17 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluate", "load", "probe", "run"]
+__all__ = ["PROTOCOLS", "draw", "evaluate", "load", "probe", "run"]
 
 _HOME = Path(__file__).parent.parent
-_PUBLIC = {"run": "erase.api", "evaluate": "erase.api", "load": "pipelines.model", "probe": "erase.api.probing"}
+_PUBLIC = {
+    "PROTOCOLS": "eval.protocol",
+    "draw": "erase.api.drawing",
+    "evaluate": "erase.api",
+    "load": "pipelines.model",
+    "probe": "erase.api.probing",
+    "run": "erase.api",
+}
 
 
 def _check_siblings() -> None:
@@ -25,7 +34,7 @@ def _check_siblings() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public functions when they are first used; ``import erase`` itself stays light."""
+    """Import the public names when they are first used; ``import erase`` itself stays light."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'erase' has no attribute {name!r}")
     _check_siblings()

@@ -44,6 +44,12 @@ def grid(images: Tensor, *, columns: int, scale: float = 1, gap: int = 2, transp
     return canvas
 
 
+def rows_of(picture: Image.Image, *, rows: int, gap: int = 2) -> list[Image.Image]:
+    """The rows of a picture that ``grid`` made, each by itself."""
+    pitch = (picture.height + gap) // rows
+    return [picture.crop((0, top, picture.width, top + pitch - gap)) for top in range(0, rows * pitch, pitch)]
+
+
 def before_after(
     rows: Sequence[tuple[str, Tensor, Tensor]],
     *,

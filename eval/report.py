@@ -44,14 +44,6 @@ def write_report(path: Path, report: Report) -> None:
 
 def render_report(report: Report) -> str:
     """The page as text: no script, style, font or picture comes from anywhere else."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=keep_percent,
-    )
     record, scale = report.record, tile_scale(report)
     view = {
         "title": words.headline(record),
@@ -79,7 +71,20 @@ def render_report(report: Report) -> str:
         "commands": [Markup.escape(each) for each in (report.command, *record.get("added_by", [])) if each],  # as typed
         "number": number,
     }
-    return environment.get_template("report.html").render(view)
+    return filled("report.html", view)
+
+
+def filled(template: str, view: Mapping[str, Any]) -> str:
+    """A template of this folder with a view: everything is escaped, a name that the view lacks is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=keep_percent,
+    )
+    return environment.get_template(template).render(view)
 
 
 def keep_percent(value: Any) -> Any:

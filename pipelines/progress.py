@@ -1,10 +1,16 @@
-"""One progress bar for everything long: on stderr, quiet where nobody watches."""
+"""One progress bar for everything long: on stderr or in a notebook, quiet where nobody watches."""
 
 import sys
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 LOG_INTERVAL = 30.0  # seconds between two updates where stderr is a file
+
+
+def in_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def bar_of(
@@ -14,7 +20,7 @@ def bar_of(
 
     A ``late`` one is not seen before its first update, for work that may prove to be done.
     """
-    interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
+    interval = 0.1 if sys.stderr.isatty() or in_notebook() else LOG_INTERVAL
     return tqdm(
         total=total, initial=done, desc=title, unit=unit, disable=not shown, leave=stays, file=sys.stderr,
         mininterval=interval, maxinterval=2 * interval if interval > 1 else 10.0, dynamic_ncols=True,

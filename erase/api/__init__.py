@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.protocol import Protocol
+from eval.protocol import PROTOCOLS, Protocol, differences
 from pipelines.errors import DivergedError, InterruptedRun
 from pipelines.model import DiT, load
 from pipelines.model_source import check_model
@@ -70,9 +70,22 @@ def python_call(
     words = [repr(model), *map(repr, classes), f"method={config.method!r}", f"data={config.data!r}"]
     words += [f"preset={preset!r}"] if preset != "default" else []
     words += [f"options={dict(given)!r}"] if given else []
-    words += [f"protocol={(protocol.name if protocol else 'none')!r}"]
+    words += [f"protocol={typed_protocol(protocol)}"]
     words += [f"{name}={value!r}" for name, value in asked.judges.to_dict().items() if value is not None]
     return f"erase.run({', '.join(words)})"
+
+
+def typed_protocol(protocol: Protocol | None) -> str:
+    """A protocol as one types it: its name, the named one with what was varied, or all of it."""
+    if protocol is None:
+        return repr("none")
+    if protocol.name not in PROTOCOLS:
+        return repr(protocol)
+    varied = differences(PROTOCOLS[protocol.name].to_dict(), protocol.to_dict())
+    changes = "".join(f", {name}={value!r}" for name, (_, value) in varied.items())
+    if not changes:
+        return repr(protocol.name)
+    return f"dataclasses.replace(erase.PROTOCOLS[{protocol.name!r}]{changes})"
 
 
 def execute(asked: Request, *, command: str, progress: bool) -> Result:

@@ -1,19 +1,26 @@
-"""A finished erasure: the model, its scores in words and numbers, its folder."""
+"""A finished erasure: the model, its scores in words, numbers and pictures, its folder."""
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import MissingError, UsageError
 from pipelines.model import DiT
+from pipelines.progress import in_notebook
 
 from ..config import ErasureConfig
+from ..rundir import RunDir
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SHOWN = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "frechet", "recall", "forget_degenerate_rate")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
-    """What ``erase.run`` hands back."""
+    """What ``erase.run`` hands back; in a notebook it shows itself with pictures."""
 
     model: DiT  # the erased model
     original: DiT
@@ -22,6 +29,18 @@ class Result:
     run_dir: Path
     seconds: float
     repeated: bool = False  # whether the run was finished before and only read
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        from eval.result_view import render_result
+
+        if not self.scores:
+            return f"<pre>{escape(self.text())}</pre>"
+        folder = RunDir(self.run_dir)
+        samples = {"original": folder.samples_dir / "before.png", "erased": folder.samples_dir / "after.png"}
+        return render_result(self.scores, samples=samples, previews=folder.previews())
 
     @property
     def names(self) -> str:
@@ -54,6 +73,26 @@ class Result:
             lines.append(f"  report  {self.run_dir / 'report.html'}")
         return "\n".join(lines)
 
-    def show(self) -> str:
-        """The outcome as text, for a notebook's last line."""
-        return self.text()
+    def show(self) -> None:
+        """The outcome with its pictures in a notebook, in words in a terminal."""
+        if in_notebook():
+            from IPython.display import display
+
+            display(self)
+        else:
+            print(self.text())
+
+    def to_pandas(self) -> "DataFrame":
+        """One row for each model and value: scores, then attacks, with 95 % interval, images, direction and unit.
+
+        Raises ``UsageError`` for a run that was not scored and ``MissingError`` without pandas.
+        """
+        from eval.tidy import COLUMNS, tidy_rows
+
+        if not self.scores:
+            raise UsageError("--protocol none leaves no scores to put into a table: run it again with a protocol")
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise MissingError("to_pandas needs an extra: pip install 'dit-erase[notebook]'") from error
+        return DataFrame(tidy_rows(self.scores), columns=COLUMNS)
