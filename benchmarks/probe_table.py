@@ -52,10 +52,14 @@ class Subject:
         return {"optimizers": self.optimizers} if self.optimizers else {}
 
     @property
+    def config_hash(self) -> str:
+        """Everything that the defaults say today."""
+        return configure(MODEL, [self.forget_class], method=self.method, options=self.options).hash
+
+    @property
     def key(self) -> str:
-        """Identifies the subject and everything that its defaults say today."""
-        config = configure(MODEL, [self.forget_class], method=self.method, options=self.options)
-        return json.dumps([asdict(self), config.hash])
+        """Identifies the subject under today's defaults."""
+        return json.dumps([asdict(self), self.config_hash])
 
 
 def subjects(*, default: bool) -> list[Subject]:
@@ -75,13 +79,21 @@ def subjects(*, default: bool) -> list[Subject]:
     return sorted(found, key=lambda subject: (subject.method, subject.optimizers) != (DEFAULT_METHOD, SIDES[0]))
 
 
-def make_floor(forget_class: int, folder: Path) -> None:
-    """The model that never saw the class, unless it is there; a training that was killed goes on."""
+def floor_path(work: Path, forget_class: int) -> Path:
+    """Where the model that never saw the class is kept."""
+    return work / "retrained" / str(forget_class)
+
+
+def make_floor(work: Path, forget_class: int) -> None:
+    """Train the model that never saw the class, unless it is there; a training that was killed goes on."""
+    import torch
+
+    torch.set_num_threads(1)
     from pipelines.model import load
     from pipelines.pretrain.recipe import Recipe
     from pipelines.pretrain.train import pretrain
 
-    parts = load(MODEL)
+    parts, folder = load(MODEL), floor_path(work, forget_class)
     pretrain(MODEL, folder, recipe=Recipe(), without=[parts.classes[forget_class].name], parts_of=parts, progress=False)
 
 
@@ -96,10 +108,8 @@ def attacked(subject: Subject, work: Path) -> Line:
 
     few = {"num_forget_images": 500, "num_retain_images": 500}
     protocol = replace(named("small"), name="probe table", precision="bf16", **few)
-    floor = work / "retrained" / str(subject.forget_class)
-    if subject.forget_class in FLOORS:
-        make_floor(subject.forget_class, floor)
-    folder = work / "runs" / f"{subject.forget_class}-{subject.name.replace(' ', '-')}"
+    floor = floor_path(work, subject.forget_class)
+    folder = work / "runs" / f"{subject.forget_class}-{subject.name.replace(' ', '-')}-{subject.config_hash[:6]}"
     try:
         result = erase.run(
             MODEL, subject.forget_class, method=subject.method, options=subject.options, output_dir=folder,
@@ -136,6 +146,9 @@ def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) 
     drop_cut_line(path)
     failures: list[BaseException] = []
     with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
+        floors = sorted({subject.forget_class for subject in todo} & set(FLOORS))
+        for _ in tqdm(pool.map(make_floor, [work] * len(floors), floors), total=len(floors), desc="retrained models"):
+            pass
         futures = {pool.submit(attacked, subject, work): subject for subject in todo}
         for future in tqdm(as_completed(futures), total=len(todo), desc="models", unit="model"):
             key = keys[futures[future]]

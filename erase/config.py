@@ -66,7 +66,7 @@ class EngineConfig:
     robust_label_rows: int = option(16, "simulated attackers of the label, each with a row of its own")
     robust_label_steps: int = option(4, "steps that each of them takes in a forget phase")
     robust_label_images: int = option(4, "images of the class that each of them has in a step")
-    robust_label_life: int = option(200, "longest life of one of them in steps; it is drawn from 1 to this")
+    robust_label_life: int = option(200, "longest life of one of them in steps, drawn from 1; it ends with a phase")
     robust_label_rate: float = option(0.03, "learning rate of the simulated attackers of the label")
     robust_attacker: Literal["adam", "sgd"] = option("adam", "optimizer of the simulated attacker of the weights")
     robust_every: int = option(1, "simulate an attack at every k-th outer step")
@@ -84,6 +84,11 @@ class EngineConfig:
     log_every: int = option(10, "outer steps between two log lines")
     checkpoint_every: int = option(50, "outer steps between two checkpoints")
     preview_every: int = option(0, "outer steps between two preview images; 0 makes none")
+
+    @property
+    def label_attack_size(self) -> int:
+        """Images in one step of all attackers of the label."""
+        return self.robust_label_rows * self.robust_label_images
 
     def __post_init__(self) -> None:
         """Refuse values without meaning and combinations in which a flag would have no effect."""

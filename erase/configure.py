@@ -86,6 +86,11 @@ def resolved_classes(model: str, classes: Sequence[str | int]) -> tuple[int, ...
 def check_effects(config: ErasureConfig, options: Mapping[str, Any]) -> None:
     """Refuse an option that was given and that nothing of this configuration reads (``UsageError``)."""
     method = method_of(config)
+    if config.engine.robust_target != "weights" and not method.defends_labels:
+        raise UsageError(
+            f"--robust-target {config.engine.robust_target}: the forget loss of method {config.method} says nothing "
+            "under the label row of an attacker; use --robust-target weights"
+        )
     reasons = {}
     if not method.trains:
         useless = (*to_dict(config.engine), "precision", "gradient_checkpointing")

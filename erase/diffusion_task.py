@@ -80,7 +80,7 @@ class DiffusionTask:
         """The images of the whole batch have the rows of their class in turn."""
         num_classes = len(self.workspace.forget_classes)
         numbers = batch.before + torch.arange(len(batch.noised.class_labels))
-        places = self.erased_places(batch).cpu() + num_classes * (numbers % (len(rows) // num_classes))
+        places = self.erased_places(batch).cpu() + num_classes * (numbers // num_classes % (len(rows) // num_classes))
         with looked_up(self.workspace.model.transformer, rows[places.to(rows.device)]):
             yield
 

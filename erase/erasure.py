@@ -10,6 +10,7 @@ import torch
 from pipelines.errors import DivergedError, UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT, load
+from pipelines.posterior import Posterior
 from pipelines.posterior_head import make_posterior, posterior_kind, recipe_of
 from pipelines.provenance import earlier_classes, retained_classes
 from pipelines.ranks import copy_from_first, num_ranks, on_first
@@ -184,11 +185,9 @@ def add_needs(
     if "reference_model" in needs:
         workspace.reference = model.frozen_copy()
     if "posterior" in needs:
-        kind = posterior_kind(config.posterior, model.latent_shape)
-        workspace.posterior = make_posterior(
-            workspace.reference, latents, kind, recipe_of(kind, model.num_classes), seed=config.seed,
-            cache_dir=cache_dir, precision=config.precision, progress=workspace.progress,
-        )  # fmt: skip
+        workspace.posterior = posterior_of(
+            workspace.reference, latents, config, cache_dir=cache_dir, progress=workspace.progress
+        )
     if "forget_fisher" in needs:
         workspace.forget_fisher = cached_fisher(workspace, workspace.forget, "forget", **fisher)
     if needs & {"data_fisher", "summed_fisher"}:
@@ -196,3 +195,14 @@ def add_needs(
         workspace.data_fisher = cached_fisher(workspace, kept_latents, "data", summed=summed, **fisher)
         erased = torch.isin(kept_latents.class_labels, torch.tensor(workspace.forget_classes))
         workspace.forget_share = erased.float().mean().item()
+
+
+def posterior_of(
+    model: DiT, latents: Latents, config: ErasureConfig, *, cache_dir: Path | None, progress: bool
+) -> Posterior:
+    """The posterior that a configuration asks for, on the latents of its data."""
+    kind = posterior_kind(config.posterior, model.latent_shape)
+    return make_posterior(
+        model, latents, kind, recipe_of(kind, model.num_classes), seed=config.seed, cache_dir=cache_dir,
+        precision=config.precision, progress=progress,
+    )  # fmt: skip

@@ -40,7 +40,7 @@ class LabelAttackers:
     def gradients(self, batch: Any, *, step: int, phase: int, weight: float) -> Gradients:
         """Let the attackers go on, then ``weight`` times the gradient of the forget loss under their rows."""
         self.renew(step, phase)
-        steps, size = self.config.robust_label_steps, self.config.robust_label_rows * self.config.robust_label_images
+        steps, size = self.config.robust_label_steps, self.config.label_attack_size
         for number in range(phase * steps, (phase + 1) * steps):
             self.advance(self.task.relearning_batch(step, number, size=size))
         with self.task.attacked_by(self.tensors["rows"], batch):

@@ -72,6 +72,8 @@ def count_memory(
         phases.append(PhaseMemory(name="preparation", parts={"weights": model["weights"], **evidence}))
     if engine.robust:
         forget["gradients"] += gradients  # both are kept until they are added
+    if engine.robust and engine.robust_target != "weights":
+        forget["activations"] = activations(max(engine.forget_batch_size, engine.label_attack_size))
     if engine.robust and engine.robust_target != "label":
         adam = 2 if engine.robust_attacker == "adam" else 0
         forget = {**forget, "simulated attack": (1 + adam) * gradients}  # the weights before it, the moments

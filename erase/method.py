@@ -71,6 +71,11 @@ class Method:
         """The loss that removes the class, always minimised."""
         raise NotImplementedError
 
+    @property
+    def defends_labels(self) -> bool:
+        """Whether the forget loss says something under an attacker's row: its target must not depend on that row."""
+        return True
+
     def attacked_label_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """The forget loss where the erased rows are an attacker's: the same, unless the method has a better target."""
         return self.forget_loss(workspace, batch)

@@ -38,3 +38,8 @@ def check_ranks(engine: EngineConfig) -> None:
             raise UsageError(
                 f"{flag(name)} {getattr(engine, name)} must be at least the number of processes, {num_ranks()}"
             )
+    if engine.robust and engine.robust_target != "weights" and engine.label_attack_size < num_ranks():
+        raise UsageError(
+            f"--robust-label-rows {engine.robust_label_rows} times --robust-label-images {engine.robust_label_images} "
+            f"must be at least the number of processes, {num_ranks()}"
+        )

@@ -199,7 +199,7 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
 def attack_rows(engine: EngineConfig, frozen: float) -> float:
     """Forward-equivalent rows of a simulated attack on average, and of the forget loss after it, which has targets."""
     weights = (engine.robust_steps + 1) / 2 * engine.forget_batch_size
-    label = engine.robust_label_steps * engine.robust_label_rows * engine.robust_label_images
+    label = engine.robust_label_steps * engine.label_attack_size
     rows = {"weights": weights, "label": label, "both": (weights + label) / 2}[engine.robust_target]
     return 3 * rows + (3 + frozen) * engine.forget_batch_size
 

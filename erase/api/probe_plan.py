@@ -35,8 +35,9 @@ def plan(
     retrained: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """The cost of each probe on all its subjects as plain JSON types; an attack that is in the cache costs nothing.
+    """The cost of each probe on all its subjects as plain JSON types.
 
+    It is what a first time takes: outcomes that are kept are counted too, the scoring of a retrained model is not.
     Takes what ``probe`` takes and raises what it raises for a bad name or value.
     """
     folder = checked_run(run, probes, budget=budget, data=data)

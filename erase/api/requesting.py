@@ -89,10 +89,19 @@ def fitted(
     if memory == "fixed":
         return config, ()
     begun = on_first(lambda: begun_config(RunDir(folder)))
-    if begun is not None and (same := saving_as(begun, config, fixed=given)).hash == begun.hash:
+    if begun is not None and (same := continued(begun, config, given=given)) is not None:
         return same, ()
     found, sentence = on_first(lambda: plan.fit(config, device, fixed=given))
     return found, (sentence,) if sentence else ()
+
+
+def continued(begun: ErasureConfig, config: ErasureConfig, *, given: Mapping[str, Any]) -> ErasureConfig | None:
+    """The request with the savings of a run that it continues; None where it is another one."""
+    try:
+        same = saving_as(begun, config, fixed=given)
+    except UsageError:  # a saving that does not go with what is asked for now
+        return None
+    return same if same.hash == begun.hash else None
 
 
 def begun_config(folder: RunDir) -> ErasureConfig | None:

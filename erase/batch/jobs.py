@@ -126,6 +126,9 @@ def read_jobs(path: Path) -> Jobs:
         numbers["keep_images"] = given["keep_images"].choice("keep_images", (True, False))
     if "device" in given:
         numbers["device"] = given["device"].text("device")
+    probes = [read_probes(each) for each in entries(given, "probes")]
+    if len({each.budget for each in probes}) > 1:
+        raise given["probes"].refusal("a run keeps one outcome of an attack: give all probes the same budget")
     return Jobs(
         path=path,
         output=path.absolute().parent / (given["output"].text("output") if "output" in given else path.stem),
@@ -135,7 +138,7 @@ def read_jobs(path: Path) -> Jobs:
         judges={name: given[name] for name in JUDGE_KEYS if name in given},
         runs=[read_runs(each) for each in entries(given, "runs")],
         models=[read_models(each) for each in entries(given, "models")],
-        probes=[read_probes(each) for each in entries(given, "probes")],
+        probes=probes,
         executor=read_executor(given["executor"]) if "executor" in given else Executor(),
         **numbers,
     )

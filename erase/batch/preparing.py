@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import torch
 
 from pipelines.files import write_json
-from pipelines.posterior import PosteriorRecipe, train_posterior
 from pipelines.sources import REPLAY
 
 from ..config import ErasureConfig
 from ..configure import method_of
-from ..erasure import images_of, load_original
+from ..erasure import images_of, load_original, posterior_of
 from ..rundir import cache_dir
 from .folder import BatchDir
 from .identity import short_hash
@@ -44,8 +43,7 @@ class PrepareUnit(Unit):
         model = load_original(self.config, device=self.device)
         latents, _ = images_of(model, self.config, self.config.data, cache_dir=cache_dir(), progress=False)
         if self.posterior:
-            recipe, seed = PosteriorRecipe(), self.config.seed
-            train_posterior(model, latents, recipe, seed=seed, cache_dir=cache_dir(), progress=False)
+            posterior_of(model, latents, self.config, cache_dir=cache_dir(), progress=False)
         write_json({"title": self.title, "cache": str(cache_dir())}, self.path(folder))
 
 
@@ -82,6 +80,8 @@ def facts_of(config: ErasureConfig, posterior: bool) -> dict[str, Any]:
         facts["replay"] = [config.replay_per_class, config.replay_guidance, config.replay_confidence]
     if config.retain_images:
         facts["sample"] = [config.retain_images, list(config.forget_classes)]
+    if posterior:
+        facts["kind"] = [config.posterior, config.precision]
     if posterior or config.data == REPLAY or config.retain_images:
         facts["seed"] = config.seed
     return facts

@@ -84,7 +84,7 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     classes = tuple(dict.fromkeys(forget_names(record) for record in records))
     measured: dict[str, Values] = {"original": {}}
     for record in records:
-        name, place = row_name(record), forget_names(record)
+        name, place = row_name(record, records), forget_names(record)
         for key in keys:
             add(measured.setdefault(name, {}), (place, key), record["erased"])
             if (place, key) not in measured["original"]:
@@ -101,10 +101,21 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     )
 
 
-def row_name(record: Mapping[str, Any]) -> str:
-    """The method, and what sets it apart from other rows of it."""
+def row_name(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
+    """The method, and what sets it apart from other rows of it.
+
+    A seed that a row would have twice for a class is not a repetition: such models stand by their own names.
+    """
     labels = record["batch"]
-    return f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
+    name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
+    alike = [each for each in records if place_of(each) == place_of(record)]
+    return name if len(alike) == 1 else f"{name}, {labels['model']}"
+
+
+def place_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What one value of a cell must be the only one of."""
+    labels = record["batch"]
+    return labels["method"], labels["settings"], labels["seed"], forget_names(record)
 
 
 def add(values: Values, place: tuple[str, str], scores: Mapping[str, Any]) -> None:

@@ -160,7 +160,7 @@ class RecordUnit(Unit):
         return {name: whole[0] for name, whole in found.items() if whole}
 
     def is_done(self, folder: BatchDir) -> bool:
-        """Whether the record is there and made of the shards and metrics of today."""
+        """Whether the record is there and made of the shards, real images, judges and metrics of today."""
         try:
             record = read_record(self.path(folder))
         except MissingError:
@@ -169,7 +169,12 @@ class RecordUnit(Unit):
 
     def about(self, folder: BatchDir) -> dict[str, Any]:
         """What the batch adds to a record."""
-        return {**self.labels, "metrics": list(self.metrics), "shards": self.sources(folder)}
+        measured_with = {
+            "metrics": list(self.metrics),
+            "judges": self.asked.judges.to_dict(),
+            "needs": list(self.needs),
+        }
+        return {**self.labels, **measured_with, "shards": self.sources(folder)}
 
     @property
     def run(self) -> RunDir:

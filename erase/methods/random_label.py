@@ -27,6 +27,11 @@ class RandomLabel(DenoisingMethod):
         """The share that was asked for."""
         return self.mask_fraction or 1.0
 
+    @property
+    def defends_labels(self) -> bool:
+        """The images stay under the attackers' rows whatever their labels: it would train for the attackers."""
+        return False
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(x0, c') with c' uniform over the retained classes, one draw per sample."""
         retained = torch.tensor(workspace.retained_classes)

@@ -34,6 +34,11 @@ class Relabel(DenoisingMethod):
         """The share that was asked for."""
         return self.mask_fraction or 1.0
 
+    @property
+    def defends_labels(self) -> bool:
+        """The images stay under the attackers' rows whatever their labels: it would train for the attackers."""
+        return False
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """L(x0, c') with one fixed c' for each erased class."""
         mapping = {c: other_class(workspace, c, offset=self.label_offset) for c in workspace.forget_classes}

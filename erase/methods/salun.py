@@ -61,6 +61,11 @@ class SalUn(Method):
         """The prediction under the other label."""
         return 1
 
+    @property
+    def defends_labels(self) -> bool:
+        """A target of the current model would be under the attackers' rows as well, and so equal to the prediction."""
+        return self.target_model == "reference"
+
     def forget_loss(self, workspace: Workspace, batch: Batch) -> Loss:
         """mean ||e_theta(x_t | c_f) - stopgrad e(x_t | c')||^2 with c' the next class (equation 5)."""
         noised = batch.noised

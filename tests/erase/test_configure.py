@@ -135,6 +135,19 @@ def test_an_attack_of_the_defaults_goes_as_a_whole(configured):
         configured("retain_posterior", robust=False, robust_target="label")
 
 
+def test_a_loss_that_says_nothing_under_an_attackers_row_is_not_defended(configured):
+    """Relabelling changes nothing there, and a target of the current model is the prediction itself."""
+    attacked = {"robust": True, "robust_target": "label"}
+    for method in ("relabel", "random_label", "salun"):
+        with pytest.raises(
+            UsageError, match=rf"--robust-target label: the forget loss of method {method} says nothing"
+        ):
+            configured(method, **attacked)
+        assert configured(method, robust=True).engine.robust
+    for method, options in (("esd", {}), ("salun", {"target_model": "reference"}), ("gradient_ascent", {})):
+        assert configured(method, **attacked, **options).engine.robust_target == "label"
+
+
 def test_the_configuration_is_complete(configured):
     """Defaults are written out: a later default cannot change what a saved run was."""
     config = configured("salun", seed=5)

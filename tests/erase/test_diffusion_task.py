@@ -141,7 +141,7 @@ def test_each_image_is_drawn_under_a_row_of_its_class(make_task, checkpointing):
     table, expected = label_table(model.transformer), torch.zeros_like(rows)
     turns = {3: (0, 2), 8: (1, 3)}  # the rows of each class; with two classes the fifth is nobody's
     for number, label in enumerate(batch.noised.class_labels.tolist()):
-        place = turns[label][number % 2]
+        place = turns[label][number // 2 % 2]
         with torch.no_grad():
             saved = table[label].clone()
             table[label] = rows[place]

@@ -115,6 +115,12 @@ def test_phases_hold_what_they_need():
     assert robust.total - plain["forget phase"].total == 4 * weights
     sgd = counted(configured(robust=True, robust_attacker="sgd"), SMALL)["forget phase"]
     assert robust.total - sgd.total == 2 * weights
+    label = configured(robust=True, robust_target="label", robust_label_rows=40, robust_label_images=5)
+    large = configured(robust=True, robust_steps=1, forget_batch_size=200)
+    assert (
+        counted(label, SMALL)["forget phase"].parts["activations"]
+        == (counted(large, SMALL)["forget phase"].parts["activations"])
+    )
     assert "original weights" in counted(configured("esd"), SMALL)["retain phase"].parts
     elsewhere = copies(configured(), method_of(configured()), 1, torch.device("cuda"))
     assert "last good weights" in plain["retain phase"].parts and "last good weights" not in elsewhere

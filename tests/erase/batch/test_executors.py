@@ -1,5 +1,6 @@
 """Executors: what SLURM is told, and the same records from processes and from SLURM, with workers lost on the way."""
 
+import json
 import os
 import shutil
 import signal
@@ -87,17 +88,21 @@ def test_processes_give_the_same_records_though_one_is_killed(planned, worked, f
     plan = planned("killed", executor={"name": "processes", "workers": 2})
     claims = plan.folder.claims_dir
 
+    killed, deadline = [], time.monotonic() + 120
+
     def kill():
-        while not (held := list(claims.glob("run-*"))):
-            time.sleep(0.1)
-        time.sleep(0.2)
-        os.kill(int(held[0].read_text().split('"pid": ')[1].rstrip("}")), signal.SIGKILL)
+        while not killed and time.monotonic() < deadline:
+            time.sleep(0.2)
+            for text in [path.read_text() for path in claims.glob("run-*")]:
+                if text and not killed:  # not while it is being written
+                    killed.append(json.loads(text)["pid"])
+                    os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     board = worked(plan)
     thread.join()
-    assert len(board.done) == len(plan.units) and measured(plan) == measured(finished)
+    assert killed and len(board.done) == len(plan.units) and measured(plan) == measured(finished)
 
 
 @pytest.mark.slow
