@@ -80,7 +80,10 @@ def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[s
         share = number(next(iter(measured.values()))["erased"]["value"], "share")
         return f"The one attack made so far brought the class back in {share} of images."
     few = sum(outcomes[name]["value"] <= WEAKENED for name in measured)
-    return f"{few} of {attacks(len(measured))} brought the class back in at most {number(WEAKENED, 'share')} of images."
+    many = len(measured) - few or "None"
+    return (
+        f"{many} of {attacks(len(measured))} brought the class back in more than {number(WEAKENED, 'share')} of images."
+    )
 
 
 def attacks(count: int) -> str:

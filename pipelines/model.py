@@ -50,6 +50,11 @@ class DiT:
     classifier_dir: Path | None = None  # classifier that ships with the model, if any
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line, where the fields would fill pages."""
+        weights = sum(each.numel() for each in self.transformer.parameters())
+        return f"DiT({weights:,} weights, {self.num_classes} classes, {self.image_size} px, on {self.device})"
+
     @property
     def num_classes(self) -> int:
         """Classes without the null class."""

@@ -185,9 +185,9 @@ def checked_names(located: Located | None, load: Any) -> tuple[str, ...]:
 
 
 def read_columns(located: Located | None) -> tuple[str, ...]:
-    """The values that the table shows of each class; forget accuracy and Frechet distance unless named."""
+    """The values that the table shows of each class: both accuracies and the Frechet distance unless named."""
     if located is None:
-        return ("forget_accuracy", "frechet")
+        return ("forget_accuracy", "retain_accuracy", "frechet")
     return tuple(each.choice("a column", tuple(displays())) for each in located.entries())
 
 

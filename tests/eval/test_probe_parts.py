@@ -37,7 +37,10 @@ def test_the_headline_counts_attacks_against_the_floor():
     assert summed_up(blunt).endswith("gives. 1 of the 2 attacks tell little, for reasons given with each.")
     assert summed_up({"b": found["b"], "without a floor": rows(0.9)}).startswith("0 of 1 attack brought")
     assert summed_up({"a": rows(0.0), "b": rows(0.1), "c": rows(0.4)}) == (
-        "2 of 3 attacks brought the class back in at most 10.0 % of images."
+        "1 of 3 attacks brought the class back in more than 10.0 % of images."
+    )
+    assert summed_up({"a": rows(0.0), "b": rows(0.1)}) == (
+        "None of 2 attacks brought the class back in more than 10.0 % of images."
     )
     assert summed_up({"a": rows(0.05)}) == "The one attack made so far brought the class back in 5.0 % of images."
 

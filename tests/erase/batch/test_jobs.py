@@ -41,6 +41,7 @@ def written(tmp_path):
         (f"{MINIMAL}output: a\noutput: b\n", 5, "'output' stands twice"),
         (f"{MINIMAL}columns: [fid]\n", 4, "'fid' is not one of"),
         (f"{MINIMAL}probes:\n  - budget: huge\n", 5, "'huge' is not one of quick, full"),
+        (f"{MINIMAL}probes:\n  - budget: full\n  - budget: quick\n", 4, "give all probes the same budget"),
         ("runs: [\n", 2, "expected"),
         ("output: here\n", 1, "needs runs to make or models to score"),
         ("runs:\n  - classes: [three]\n", 2, "needs model"),

@@ -61,6 +61,16 @@ def test_means_and_deviations_over_seeds(records):
     assert "9 images of each erased class and 8 of the others" in table.caption and "2 seeds" in table.caption
 
 
+def test_a_seed_that_a_row_would_have_twice_is_no_repetition(records):
+    """Two models of one method, class and seed are unlike in something: they are not pooled into one mean."""
+    twin = copy.deepcopy(records[0])
+    twin["batch"]["model"] = "another"
+    twin["erased"]["forget_accuracy"]["value"] = 0.9
+    cells = dict(seed_table([*records, twin], keys=KEYS).rows)
+    found = {name: cells[name][0].values for name in ("salun", "salun, salun-0-3", "salun, another")}
+    assert found == {"salun": (0.2,), "salun, salun-0-3": (0.1,), "salun, another": (0.9,)}
+
+
 def test_the_best_are_those_that_read_best_and_never_a_yardstick(records):
     marked = {name: [cell.is_best for cell in cells] for name, cells in seed_table(records, keys=KEYS).rows}
     assert marked == {

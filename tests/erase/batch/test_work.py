@@ -1,6 +1,7 @@
 """Work on batches: the record is that of one evaluation, whatever the sharding; damage and loss cost what was lost."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,17 @@ def test_a_failure_does_not_stop_the_others(planned, worked, monkeypatch):
     assert len(again.done) == len(plan.units) and failures_of(plan) == []
 
 
+def test_other_real_images_make_another_record(finished, planned, pictures, tmp_path):
+    """Shards do not depend on them, so nothing but the record itself can tell."""
+    assert all(unit.is_done(finished.folder) for unit in finished.units.values())
+    fewer = Path(shutil.copytree(pictures, tmp_path / "fewer"))
+    next(path for path in sorted(fewer.rglob("*")) if path.is_file()).unlink()
+    plan = planned(reference=str(fewer))
+    assert all(unit.is_done(plan.folder) for unit in plan.of_kind("shard"))
+    assert not any(unit.is_done(plan.folder) for unit in plan.of_kind("record"))
+    planned()  # the jobs file of the other tests
+
+
 def test_an_attack_is_part_of_the_results(finished, planned, worked, monkeypatch):
     monkeypatch.setitem(Budget.__init__.__kwdefaults__, "num_images", 6)
     plan = planned(probes=[{"names": ["unconditional_mass"], "seeds": [1]}])
@@ -147,7 +159,7 @@ def test_an_attack_is_part_of_the_results(finished, planned, worked, monkeypatch
     lines = [json.loads(line) for line in plan.folder.results_path.read_text().splitlines()]
     assert [sorted(line["probes"]) for line in lines] == [[], ["embedding_restore", "unconditional_mass"]]
     assert [name for name, _ in table.rows] == ["original", "gradient_ascent"]
-    assert [len(cell.values) for _, cells in table.rows for cell in cells] == [1, 1, 2, 2]
+    assert [len(cell.values) for _, cells in table.rows for cell in cells] == [1, 1, 1, 2, 2, 2]
 
 
 def test_models_that_are_there_are_scored_like_those_that_are_made(planned, worked, finished, pictures):
