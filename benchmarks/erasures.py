@@ -95,11 +95,14 @@ def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
 
 
 def done_rows(path: Path) -> dict[tuple[str, str], Row]:
-    """Finished jobs by key and configuration hash; a line cut short by a kill is left out."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    """Finished jobs by key and configuration hash."""
+    lines = kept_lines(path)
     return {(json.dumps(line["job"], sort_keys=True), line["config"]): line["result"] for line in lines}
+
+
+def kept_lines(path: Path) -> list[Row]:
+    """The lines of a result file, none without one; a last line that a kill cut short is left out."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 def drop_cut_line(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.erasures import RESULTS, drop_cut_line
+from benchmarks.erasures import RESULTS, drop_cut_line, kept_lines
 from erase.configure import DEFAULT_METHOD, configure
 from erase.method import method_class, method_names
 from erase.rundir import cache_dir
@@ -128,20 +128,13 @@ def attacked(subject: Subject, work: Path) -> Line:
     }
 
 
-def done_lines(path: Path) -> dict[str, Line]:
-    """Finished subjects by key; a line cut short by a kill is left out."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    return {line["key"]: line["result"] for line in lines}
-
-
 def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) -> dict[Subject, Line]:
     """Attack what has no line yet under today's defaults; returns the lines of all.
 
     A subject that fails does not stop the others; at the end the failures are raised together.
     """
-    done, keys = done_lines(path), {subject: subject.key for subject in wanted}
+    done = {line["key"]: line["result"] for line in kept_lines(path)}
+    keys = {subject: subject.key for subject in wanted}
     todo = [subject for subject, key in keys.items() if key not in done]
     drop_cut_line(path)
     failures: list[BaseException] = []

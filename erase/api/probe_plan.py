@@ -17,7 +17,7 @@ from pipelines.model_source import check_model, read_provenance, transformer_con
 from pipelines.posterior_head import latent_shape_of
 from pipelines.provenance import retained_classes
 
-from ..config import ErasureConfig, erasure_from_dict, read_yaml
+from ..config import ErasureConfig
 from ..memory import described, meta_transformer
 from .devices import pick_device
 from .plan import duration, forward_flops, measured_flops, on_meta
@@ -43,7 +43,7 @@ def plan(
     folder = checked_run(run, probes, budget=budget, data=data)
     if retrained is not None:
         check_model(retrained)
-    record, config = read_record(folder.results_path), erasure_from_dict(read_yaml(folder.path / "config.yaml"))
+    record, config = read_record(folder.results_path), folder.config
     terms = terms_of(config, Protocol(**record["asked"]["protocol"]), budget=budget)
     subjects = [*SUBJECTS, *(["retrained"] if retrained is not None else [])]
     where = pick_device(device)
