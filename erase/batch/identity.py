@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.errors import MissingError
 from pipelines.files import write_text
@@ -12,6 +13,7 @@ from pipelines.model_source import original_path, resolve_folder, vae_dir
 
 from ..rundir import cache_dir
 
+Found = TypeVar("Found")
 COUNTED = (".safetensors", ".bin", ".json")  # weights and settings; a card says nothing about the images
 LARGE = 2**26  # bytes; a smaller file is read faster than looked up
 
@@ -33,6 +35,27 @@ def folder_identity(folder: Path) -> str:
     """Of the names and contents of all files that decide what a model draws."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in COUNTED and path.is_file())
     return short_hash([(path.relative_to(folder).as_posix(), file_identity(path)) for path in files])
+
+
+def while_unchanged(*, absent: Found) -> Callable[[Callable[[Path], Found]], Callable[[Path], Found]]:
+    """Decorator: a file is read once as long as its size and time stay; ``absent`` where there is none."""
+
+    def decorate(read: Callable[[Path], Found]) -> Callable[[Path], Found]:
+        @cache
+        def read_as_of(path: Path, size: int, changed: int) -> Found:
+            return read(path)
+
+        @wraps(read)
+        def found(path: Path) -> Found:
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                return absent
+            return read_as_of(path, stat.st_size, stat.st_mtime_ns)
+
+        return found
+
+    return decorate
 
 
 def file_identity(path: Path) -> str:

@@ -1,7 +1,6 @@
 """What a worker holds in memory between two units of work: the models, the scorer and the real images of the last."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..api.evaluating import Comparison
 from ..api.judging import protocol_scorer, real_observations, training_observations
 from .draw import Draw, original_identity
 from .folder import BatchDir
-from .identity import file_identity, model_identity, short_hash
+from .identity import file_identity, model_identity, short_hash, while_unchanged
 
 REAL, TRAINING = "real", "training"
 
@@ -85,18 +84,9 @@ def kept_kinds(asked: Comparison) -> list[str]:
     return [*kinds, TRAINING] if trained_on_digits(read_provenance(asked.original)) else kinds
 
 
+@while_unchanged(absent=False)
 def is_kept(path: Path) -> bool:
     """Whether observations are there and whole."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return False
-    return is_whole(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def is_whole(path: Path, size: int, changed: int) -> bool:
-    """Whether a file of this size that was changed at this time holds readable features."""
     try:
         return "features" in read_npz(path, "features")[0]
     except MissingError:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from eval.blocks import State
 from pipelines.errors import MissingError
 from pipelines.tensor_file import load_tensors, save_tensors, tensors_sha256
 
-from .identity import short_hash
+from .identity import short_hash, while_unchanged
 
 KIND = "dit-erase shard 1"
 IMAGES = "images"  # in the place of a block's number
@@ -77,18 +76,9 @@ def read_shard(path: Path) -> Shard:
     return Shard(blocks=blocks, facts=content["facts"], images=images, checksum=metadata["checksum"])
 
 
+@while_unchanged(absent=None)
 def whole_shard(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Checksum and facts of a shard that is there and whole, read once as long as the file stays; else None."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return checked_shard(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def checked_shard(path: Path, size: int, changed: int) -> tuple[str, dict[str, Any]] | None:
-    """The same for a file of this size that was changed at this time."""
+    """Checksum and facts of a shard that is there and whole; else None."""
     try:
         shard = read_shard(path)
     except MissingError:
