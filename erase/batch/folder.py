@@ -22,6 +22,7 @@ class BatchDir:
         self.records_dir = path / "records"
         self.tables_dir = path / "tables"
         self.results_path = path / "results.jsonl"
+        self.report_path = path / "report.html"
         self.claims_dir = path / "work" / "claims"
         self.workers_dir = path / "work" / "workers"
         self.failed_dir = path / "work" / "failed"

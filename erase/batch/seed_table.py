@@ -102,6 +102,11 @@ class SeedTable:
         meant = [f"{short} {key.replace('_', ' ')}" for key, short in SHORT.items() if key in self.keys]
         return [*lines, "; ".join([*meant, *MARKS]) + "."]
 
+    def column(self, name: str, key: str) -> dict[str, Cell]:
+        """The cells of one class and value by row."""
+        place = self.classes.index(name) * len(self.keys) + self.keys.index(key)
+        return {row: cells[place] for row, cells in self.rows}
+
     @property
     def header(self) -> tuple[str, ...]:
         """One line of column titles."""
@@ -219,6 +224,11 @@ def tables_of(records: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> l
     """A table for each protocol and original model."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        shared = [sorted((key, str(value)) for key, value in record["protocol"].items()), record["models"]["original"]]
-        groups.setdefault(repr(shared), []).append(record)
+        groups.setdefault(shared_by(record), []).append(record)
     return [seed_table(group, keys=keys) for group in groups.values()]
+
+
+def shared_by(record: Mapping[str, Any]) -> str:
+    """What the records of one table have in common."""
+    protocol = sorted((key, str(value)) for key, value in record["protocol"].items())
+    return repr([protocol, record["models"]["original"]])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.errors import UsageError
+from pipelines.errors import InterruptedRun, UsageError
 
 from . import print_json
 
@@ -57,14 +57,17 @@ def batch(
 
 
 def finish(plan: "Plan", *, layout: str, as_json: bool) -> None:
-    """Work, write and print the table; exit code 1 where anything failed or is left."""
+    """Work, write the report, write and print the table; exit code 1 where anything failed or is left."""
     from erase.batch.executors import run_batch
-    from erase.batch.gather import gather, shown
+    from erase.batch.gather import gather, gather_what_is_there, shown
     from erase.batch.progress import Progress, failure_text, status
 
     progress = Progress(plan)
     try:
         board = run_batch(plan, told=progress, said=progress.say)
+    except InterruptedRun:
+        gather_what_is_there(plan)
+        raise
     finally:
         progress.close()
     tables, found = gather(board), status(plan)
@@ -78,7 +81,8 @@ def finish(plan: "Plan", *, layout: str, as_json: bool) -> None:
     if left:
         click.echo(f"{left} of {found['all']} units are not done; repeat the command to go on", err=True)
         raise SystemExit(1)
-    click.echo(f"records in {plan.folder.results_path}, tables in {plan.folder.tables_dir}", err=True)
+    folder = plan.folder
+    click.echo(f"records in {folder.results_path}, tables in {folder.tables_dir}: see {folder.report_path}", err=True)
 
 
 def check_flags(*, dry_run: bool, only_status: bool, print_sbatch: bool, as_json: bool, layout: str) -> None:
