@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from eval.pictures import inlined, scale_within
-from eval.words import class_name
+from eval.words import class_name, forget_names
 
 from .draw import PICTURED
 from .folder import BatchDir
-from .report_parts import Scored, first_of_rows
-from .seed_table import SeedTable, row_name
+from .report_parts import Scored
+from .seed_table import SeedTable, row_names
 from .shard_file import read_shard
 
 MAX_CLASSES = 3  # columns of the table that are pictured
@@ -27,21 +27,26 @@ def picture_view(table: SeedTable, scored: Sequence[Scored], folder: BatchDir) -
 
     A model whose shards keep no image is left out, and all of a class whose original is.
     """
-    found = []
+    found, names = [], row_names([each.record for each in scored])
     for name in table.classes[:MAX_CLASSES]:
-        models = first_of_rows(scored, name)
-        rows = {"original": (None, drawn_of(models[0], "original", folder))}
-        for each in models:
-            row = row_name(each.record, [other.record for other in scored])
+        models = by_seed(name, scored, names)
+        rows = {"original": (None, drawn_of(models[0][1], "original", folder))}
+        for row, each in models:
             if row not in rows and (drawn := drawn_of(each, "erased", folder)):
                 rows[row] = (each, drawn)
         order = [row for row, _ in table.rows if row in rows]
         if rows["original"][1] and len(rows) > 1:
-            found.append((name, models[0], {row: rows[row] for row in order}))
+            found.append((name, models[0][1], {row: rows[row] for row in order}))
     images = [image for _, _, rows in found for _, drawn in rows.values() for image in drawn.values()]
     sizes = [image.shape[-1] for image in images]
     scale = scale_within(max(sizes), sum(map(len, images)), budget=BUDGET, preferred=TILE) if sizes else 1
     return [class_view(*each, scale=scale) for each in found], len(table.classes) > MAX_CLASSES
+
+
+def by_seed(name: str, scored: Sequence[Scored], rows: Sequence[str]) -> list[tuple[str, Scored]]:
+    """The models of one column of the table with their rows, the lowest seed first."""
+    found = [pair for pair in zip(rows, scored, strict=True) if forget_names(pair[1].record) == name]
+    return sorted(found, key=lambda pair: pair[1].record["batch"]["seed"] or 0)
 
 
 def class_view(

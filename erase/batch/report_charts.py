@@ -10,7 +10,7 @@ from eval.scatter import Axis, axis, scatter
 from eval.words import direction, number
 
 from .report_parts import Scored
-from .seed_table import ALLOWED_LOSS, FIRST, RETAINED, Cell, SeedTable, row_name
+from .seed_table import ALLOWED_LOSS, FIRST, RETAINED, Cell, SeedTable, row_names
 
 ACROSS = "forget_accuracy"
 PRICES = (RETAINED, "frechet")  # against which forgetting is drawn: the first that was measured
@@ -23,8 +23,8 @@ def scatter_view(table: SeedTable, scored: Sequence[Scored]) -> dict[str, Any]:
     if not price or any(value_of(each, ACROSS) is None for each in records):
         return {}
     points: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in table.rows}
-    for record in records:
-        points[row_name(record, records)].append(tuple(shown(record, key) for key in (ACROSS, price)))
+    for name, record in zip(row_names(records), records, strict=True):
+        points[name].append(tuple(shown(record, key) for key in (ACROSS, price)))
         before = tuple(shown(record, key, "original") for key in (ACROSS, price))
         points["original"] += [before] if before not in points["original"] else []
     every = [point for found in points.values() for point in found]

@@ -1,7 +1,7 @@
 """The sections of a batch's report as plain data for its template: the table, its best values, models and files."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .folder import BatchDir
 from .seed_table import DAMAGED, FIRST, NOTHING, RETAINED, Cell, SeedTable
 from .units import RecordUnit
 
-MAX_STATS = 4
+MAX_STATS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def best_stats(table: SeedTable) -> list[dict[str, Any]]:
         else:
             notes = [f"by {listed(best)}", was, *retained_words(table, name, best[0])]
         stats.append(
-            {"title": f"Best forget accuracy, {name}", "now": f"{cells[best[0]].text} %" if best else NOTHING,
+            {"title": f"Best forget accuracy, {name}", "now": f"{cells[best[0]].text} %" if best else "none",
              "notes": notes}
         )  # fmt: skip
     return stats
@@ -126,9 +126,3 @@ def link(folder: BatchDir, path: Path, words: str) -> dict[str, str]:
     """A link that holds wherever the folder of the batch is moved, as far as it goes into it."""
     where = Path(os.path.relpath(path.absolute(), folder.path.absolute())).as_posix()
     return {"href": quote(where), "words": words}
-
-
-def first_of_rows(scored: Sequence[Scored], name: str) -> list[Scored]:
-    """The models of an erased class, or of classes that were erased together, the lowest seed first."""
-    found = [each for each in scored if forget_names(each.record) == name]
-    return sorted(found, key=lambda each: each.record["batch"]["seed"] or 0)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,8 +119,8 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     check_alike({record["batch"]["model"]: record for record in records})
     classes = tuple(dict.fromkeys(forget_names(record) for record in records))
     measured: dict[str, Values] = {"original": {}}
-    for record in records:
-        name, place = row_name(record, records), forget_names(record)
+    for name, record in zip(row_names(records), records, strict=True):
+        place = forget_names(record)
         for key in dict.fromkeys([*keys, RETAINED]):
             add(measured.setdefault(name, {}), (place, key), record["erased"])
             if (place, key) not in measured["original"]:
@@ -138,15 +139,17 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     )
 
 
-def row_name(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """The method, and what sets it apart from other rows of it.
+def row_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each record the method, and what sets it apart from other rows of it.
 
     A seed that a row would have twice for a class is not a repetition: such models stand by their own names.
     """
-    labels = record["batch"]
-    name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
-    alike = [each for each in records if place_of(each) == place_of(record)]
-    return name if len(alike) == 1 else f"{name}, {labels['model']}"
+    alike, names = Counter(map(place_of, records)), []
+    for record in records:
+        labels = record["batch"]
+        name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
+        names.append(name if alike[place_of(record)] == 1 else f"{name}, {labels['model']}")
+    return names
 
 
 def place_of(record: Mapping[str, Any]) -> tuple[Any, ...]:

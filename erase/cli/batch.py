@@ -34,7 +34,10 @@ def batch(
     layout: str,
     as_json: bool,
 ) -> None:
-    """Do everything that JOBS.yaml asks for and that is not done yet; repeat the command to go on after a loss."""
+    """Do everything that JOBS.yaml asks for and that is not done yet; repeat the command to go on after a loss.
+
+    Results, tables and report.html lie in the batch's folder, also of a batch that was stopped or failed in part.
+    """
     check_flags(dry_run=dry_run, only_status=only_status, print_sbatch=print_sbatch, as_json=as_json, layout=layout)
     from erase.batch.executors import sbatch_script
     from erase.batch.jobs import read_jobs, with_executor
