@@ -34,7 +34,7 @@ def scatter_view(table: SeedTable, scored: Sequence[Scored]) -> dict[str, Any]:
     limit = limit_of(points["original"], y) if price == RETAINED and len(table.classes) == 1 else None
     return {
         "chart": scatter(methods, {name: points[name] for name in FIRST if name in points}, x=x, y=y),
-        "spread": " of one class and one seed" if len(table.classes) > 1 else " of one seed",
+        "spread": ", of one class and one seed" if len(table.classes) > 1 else "",
         "towards": towards(price, limited=limit is not None),
         "limit": limit,
         "spoken": f"{y.title} against {x.title}, means: {spoken}",
