@@ -60,7 +60,7 @@ class RunLog:
 class Copy:
     """The copy of one logger: opened by the first thing that it lacks, given up with the first error.
 
-    What it holds is noted in the run folder just before it is handed over: after a kill nothing is there twice.
+    What it holds is noted in the run folder just before it is handed over: after a kill nothing gets there twice.
     """
 
     def __init__(self, name: str, folder: RunDir, config: ErasureConfig, *, step: int) -> None:
@@ -75,7 +75,11 @@ class Copy:
         self.after = self.state["numbers"]
         if self.kind.rewinds:
             self.after = min(self.after, step)
-            self.state |= {kind: min(self.state[kind], self.after) for kind in ("numbers", "previews")}
+            self.rewind(self.after)
+
+    def rewind(self, step: int) -> None:
+        """Take the copy for one that holds nothing of later steps."""
+        self.state |= {kind: min(self.state[kind], step) for kind in ("numbers", "previews")}
 
     def catch_up(self) -> None:
         """Hand over what the folder holds and the copy does not."""
@@ -127,18 +131,19 @@ class Copy:
         self.logger = self.kind(run)
         held = self.logger.last_step()
         if held is not None:
-            self.state["numbers"] = held
+            self.rewind(held)
         self.catch_up()
 
     def give_up(self, error: Exception) -> None:
-        """Say that nothing more is copied."""
+        """Copy nothing more, and say so once."""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"{FLAG} {self.name} failed and the run goes on without it: {reason}", file=sys.stderr)
+        if not self.given_up:
+            print(f"{FLAG} {self.name} failed and the run goes on without it: {reason}", file=sys.stderr)
         self.given_up = True
 
     def close(self) -> None:
-        """End the copy of this process."""
-        if self.logger is not None and not self.given_up:
+        """End the copy of this process, even one that was given up."""
+        if self.logger is not None:
             with Spared(self.give_up), redirect_stdout(sys.stderr):
                 self.logger.close()
 

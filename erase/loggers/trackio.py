@@ -15,13 +15,12 @@ class Trackio(Logger):
     def __init__(self, run: LoggedRun) -> None:
         import trackio
 
-        name = f"{run.name} {run.id}"
+        self.trackio, name = trackio, f"{run.name} {run.id}"
         self.held = None
         if not any(map(os.environ.get, ELSEWHERE)):  # lines are written in batches: a kill may have lost the last ones
             held = trackio.SQLiteStorage.get_max_step_for_run(PROJECT, name)
             self.held = -1 if held is None else held
         self.run = trackio.init(project=PROJECT, name=name, config=dict(run.config), resume="allow", embed=False)
-        self.image = trackio.Image
 
     def last_step(self) -> int | None:
         return self.held
@@ -30,7 +29,7 @@ class Trackio(Logger):
         self.run.log(dict(values), step=step)
 
     def preview(self, step: int, path: Path) -> None:
-        self.run.log({"preview": self.image(path)}, step=step)
+        self.run.log({"preview": self.trackio.Image(path)}, step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        self.trackio.finish()

@@ -1,6 +1,11 @@
-"""Weights & Biases: a run of ``$WANDB_PROJECT``; with ``WANDB_MODE=offline`` it stays in the run folder."""
+"""Weights & Biases: a run of ``$WANDB_PROJECT``; with ``WANDB_MODE=offline`` it stays in the run folder.
+
+A kill takes what had not left the machine yet with it. What has is known from the server; what is offline is written
+whole by every process, so that the one folder that is left is the one to sync.
+"""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +46,13 @@ class Wandb(Logger):
         )
         self.image = wandb.Image
         self.run.define_metric("*", step_metric="step")
+        if self.run.offline:
+            for folder in (run.folder / "wandb").glob(f"offline-run-*-{run.id}"):
+                if folder.absolute() != Path(self.run.dir).parent.absolute():
+                    shutil.rmtree(folder)
+
+    def last_step(self) -> int:
+        return self.run.summary.get("step", -1) if self.run.resumed else -1
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log({"step": step, **values})
