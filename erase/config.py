@@ -83,7 +83,7 @@ class EngineConfig:
     )
     log_every: int = option(10, "outer steps between two log lines")
     checkpoint_every: int = option(50, "outer steps between two checkpoints")
-    preview_every: int = option(0, "outer steps between two preview images; 0 makes none")
+    preview_every: int = option(0, "outer steps between two preview images, original and result included; 0 makes none")
 
     @property
     def label_attack_size(self) -> int:

@@ -19,7 +19,7 @@ DEFAULT_METHOD = "retain_posterior"
 NO_STOP = "without --stop-below nothing stops early"
 # Other flags of `erase run`.
 COMMON = ("model", "method", "preset", "data", "memory", "protocol", "reference", "classifier", "inception",
-          "neighbours", "also", "gate", "output", "device", "json", "dry_run")  # fmt: skip
+          "neighbours", "also", "gate", "log_to", "output", "device", "json", "dry_run")  # fmt: skip
 
 
 def configure(

@@ -57,8 +57,8 @@ def run_loop(
     """Run a task to its end, from its checkpoint if there is one; ``task.parameters`` then hold the result.
 
     ``log`` gets one flat dictionary of JSON values per line, ``preview`` the number of outer steps taken while
-    ``task.parameters`` hold what would be the result. A resumed run logs the steps after its checkpoint again: drop
-    lines past ``erase.checkpoint.checkpoint_step`` first.
+    ``task.parameters`` hold what would be the result, from the original to the result itself. A resumed run logs the
+    steps after its checkpoint again: drop lines past ``erase.checkpoint.checkpoint_step`` first.
 
     Raises ``DivergedError`` with the last good weights in ``task.parameters``, and ``InterruptedRun`` after the step in
     which SIGINT or SIGTERM came, its state saved; a second signal acts at once.
@@ -109,7 +109,8 @@ class Run:
         self.checkpoint_path = checkpoint_path
         self.config_hash = config_hash
         self.log = log
-        self.preview = preview
+        shows = preview is not None and config.preview_every > 0
+        self.preview = torch.no_grad()(preview) if shows else lambda step: None
 
         self.stepper = PhaseStepper(task.parameters, config, masks=masks)
         self.updater = Updater(task, self.stepper, config, seed=seed)
@@ -119,8 +120,7 @@ class Run:
         if config.average_half_life > 0:
             self.average = WeightAverage(task.parameters, half_life=config.average_half_life)
 
-        self.step = 0
-        self.resumed_from = 0
+        self.step = self.resumed_from = 0
         self.probe_start = 0.0
         self.last_good = (0, copy_to_cpu(task.parameters))
         self.line: dict[str, Any] = {}
@@ -134,6 +134,7 @@ class Run:
         self.probe_start = self.probe()
         if not math.isfinite(self.probe_start):
             raise DivergedError("the retain probe loss is not finite before the first step: the model itself is broken")
+        self.preview(self.step)
 
     def advance(self) -> None:
         """Take one outer step and do what is due after it."""
@@ -149,8 +150,8 @@ class Run:
         scores = self.score() if due.score else {}
         if due.log:
             self.write_line(probe, scores)
-        if due.preview:
-            with torch.no_grad(), self.result_weights():
+        if due.preview and not self.early_stop.stopped:  # the result is drawn at the end
+            with self.result_weights():
                 self.preview(self.step)
         if due.checkpoint:
             self.keep()
@@ -161,7 +162,7 @@ class Run:
         last = step == config.steps
         score = config.stop_below > 0 and (step % config.stop_every == 0 or last)
         log = step == 1 or step % config.log_every == 0 or last or score
-        preview = self.preview is not None and config.preview_every > 0 and step % config.preview_every == 0
+        preview = config.preview_every > 0 and step % config.preview_every == 0 and not last
         return Due(log=log, score=score, preview=preview, checkpoint=step % config.checkpoint_every == 0 and not last)
 
     def probe(self) -> float:
@@ -286,6 +287,7 @@ class Run:
             copy_weights(stop.weights, self.task.parameters)
         elif self.average is not None:
             copy_weights(self.average.tensors, self.task.parameters)
+        self.preview(self.step)
         return LoopResult(
             steps=self.step,
             weights_step=self.step if stop.best is None else stop.best["step"],

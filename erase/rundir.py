@@ -37,6 +37,7 @@ class RunDir:
         self.report_path = path / "report.html"
         self.samples_dir = path / "samples"
         self.masks_dir = path / "masks"  # saliency masks as packed bits, where the method has any
+        self.loggers_dir = path / "loggers"  # what --log-to keeps on disk
         self.last_good_dir = path / "last-good"  # the model of a run that diverged, before it did
 
     @property
@@ -130,6 +131,11 @@ class RunDir:
             return []
         lines = self.metrics_path.read_text().split("\n")[:-1]
         return [json.loads(line) for line in lines]
+
+    @property
+    def last_logged_step(self) -> int:
+        """The step of the last log line; 0 without one."""
+        return max((line["step"] for line in self.read_metrics()), default=0)
 
 
 def unlike_settings(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:

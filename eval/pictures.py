@@ -121,7 +121,9 @@ def inlined(images: Tensor, *, columns: int, scale: float) -> dict[str, Any]:
 
 
 def reduced(image: Image.Image, *, budget: int) -> Image.Image:
-    """A picture made smaller until its base64 PNG stays under ``budget`` bytes even if it were noise."""
+    """A picture whose base64 PNG stays under ``budget`` bytes: as it is, else so small that it would even as noise."""
+    if len(data_uri(image)) <= budget:
+        return image
     factor = (budget / (image.width * image.height * 3 * 4 / 3 * 1.02)) ** 0.5
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else image

@@ -63,7 +63,7 @@ def render_report(report: Report) -> str:
         "attacks": attacks_view(record, report.probes, scale=scale),
         "gap": gap_view(record),
         "retrained": "retrained" in record,
-        "previews": parts.preview_rows(report.previews),
+        "previews": parts.preview_view(report.previews, report.history),
         "charts": parts.training_charts(report.history),
         "protocol": record["protocol"],
         "reference": record["reference"],

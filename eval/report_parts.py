@@ -23,7 +23,7 @@ MAX_CLASS_BARS, MAX_SEEN_BARS = 16, 6
 CAUTION = 0.1  # loss of retain accuracy, or share of degenerate images, from which a low forget accuracy is no success
 MODELS = ("original", "erased")
 TITLES = {"original": "Before", "erased": "After", "retrained": "Retrained"}
-MAX_PREVIEWS, PREVIEW_BUDGET = 6, 600_000  # bytes of base64 for all previews
+MAX_PREVIEWS, PREVIEW_BUDGET = 12, 900_000  # bytes of base64 for all previews
 
 
 def summary(record: Record) -> str:
@@ -229,10 +229,18 @@ def gates_view(record: Record) -> dict[str, Any]:
     return {"failed": failed, "sentence": sentence, "rows": sorted(rows, key=lambda row: row["holds"])}
 
 
-def preview_rows(previews: Mapping[int, Path]) -> list[dict[str, Any]]:
+def preview_view(previews: Mapping[int, Path], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The steps that a reader can go through, and how many there were; empty without previews."""
+    last = history[-1]["step"] if history else 0
+    words = {0: ", the original", last: ", the result"} if last else {0: ", the original"}
+    rows = [{**row, "name": f"step {row['step']:,}{words.get(row['step'], '')}"} for row in preview_rows(previews)]
+    return {"rows": rows, "count": len(previews)} if rows else {}
+
+
+def preview_rows(previews: Mapping[int, Path], *, most: int = MAX_PREVIEWS) -> list[dict[str, Any]]:
     """Pictures that were taken during the erasure by step: evenly chosen ones, the first and the last among them."""
     steps = sorted(previews)
-    count = min(len(steps), MAX_PREVIEWS)
+    count = min(len(steps), most)
     chosen = [steps[round(place * (len(steps) - 1) / max(1, count - 1))] for place in range(count)]
     rows = []
     for step in chosen:

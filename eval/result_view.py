@@ -14,6 +14,7 @@ from .report import filled, pictured_classes
 from .words import Record, class_name, number
 
 PICTURE_BUDGET = 1_500_000  # bytes of base64 for all pictures before and after
+MAX_PREVIEWS = 6  # without a script they stand below one another
 
 
 def render_result(record: Record, *, samples: Mapping[str, Path], previews: Mapping[int, Path]) -> str:
@@ -28,7 +29,7 @@ def render_result(record: Record, *, samples: Mapping[str, Path], previews: Mapp
         "summary": parts.summary(record),
         "caution": parts.caution(record),
         "pictures": picture_rows(record, samples),
-        "previews": parts.preview_rows(previews),
+        "previews": parts.preview_rows(previews, most=MAX_PREVIEWS),
         "scores": [row for row in parts.score_rows(record) if row["first"]],
         "attacks": attacks_view(record, {}, scale=1),
     }

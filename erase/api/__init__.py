@@ -1,6 +1,7 @@
 """What a notebook calls: ``erase.run`` and ``erase.evaluate``; the command line calls the same functions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pipelines.ranks import first_finishes, is_first, joined, on_first, shared_e
 from ..configure import DEFAULT_METHOD
 from ..erasure import load_original, run_erasure
 from ..interrupt import stoppable
+from ..run_log import RunLog
 from ..rundir import RunDir, cache_dir, find_run
 from .cards import keep, write_card
 from .evaluating import evaluate
 from .judging import protocol_scorer, try_judges
-from .keeping import Clock, begin, keep_erased
+from .keeping import Clock, begin, end, keep_erased
 from .redrawing import redraw
 from .requesting import Request, request
 from .result import Result
@@ -43,20 +45,22 @@ def run(
     neighbours: Neighbours = None,
     device: str = "auto",
     memory: str = "auto",
+    log_to: Sequence[str] = (),
     progress: bool = True,
 ) -> Result:
     """Erase classes from a model, score original and erased on identical noise, and write a run directory.
 
     ``options`` are engine and method settings by field name, e.g. ``{"steps": 200}``; ``memory="auto"`` adds those that
     the run needs to fit on the device, ``"fixed"`` adds none. ``protocol="none"`` skips the scoring; ``neighbours`` are
-    the classes to watch, or how many. The same call resumes a run that was cut short and returns a finished one.
+    the classes to watch, or how many. ``log_to`` names loggers that get a copy of the run's log, as ``("wandb",)``.
+    The same call resumes a run that was cut short and returns a finished one.
     Raises the errors of ``pipelines.errors``.
     """
     with joined():
         asked = request(
             model, classes, method=method, preset=preset, data=data, options=options, output_dir=output_dir,
             protocol=protocol, reference=reference, classifier=classifier, inception=inception,
-            neighbours=neighbours, device=device, memory=memory,
+            neighbours=neighbours, device=device, memory=memory, log_to=log_to,
         )  # fmt: skip
         command = python_call(model, classes, asked, preset=preset, given=options or {})
         return execute(asked, command=command, progress=progress)
@@ -102,18 +106,20 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
     with shared_errors():
         find_run(folder.path)  # every process reads what the first one writes
     clock.spent, repeated = on_first(lambda: (folder.seconds, is_finished(asked, folder)))
-    try:
-        erased, original = erased_model(asked, folder, clock, scorer=scorer, progress=progress)
-        record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
-    except (DivergedError, InterruptedRun) as error:
-        state = "diverged" if isinstance(error, DivergedError) else "interrupted"
-        reason = str(error)
-        first_finishes(lambda: folder.set_status(state, reason=reason, seconds=clock.seconds))
-        raise
-    if record and not repeated:
-        on_first(lambda: write_card(folder))
-    seconds = clock.spent if repeated else clock.seconds
-    on_first(lambda: folder.set_status("complete", seconds=seconds))
+    with closing(RunLog(folder, asked.config, asked.log_to)) as log:
+        try:
+            erased, original = erased_model(asked, folder, clock, log, scorer=scorer, progress=progress)
+            record = scored(original, erased, asked, folder, clock, command=command, progress=progress)
+        except (DivergedError, InterruptedRun) as error:
+            state = "diverged" if isinstance(error, DivergedError) else "interrupted"
+            reason = str(error)
+            first_finishes(lambda: end(folder, log, state, reason=reason, seconds=clock.seconds))
+            raise
+        if record and not repeated:
+            on_first(lambda: write_card(folder))
+        seconds = clock.spent if repeated else clock.seconds
+        on_first(lambda: folder.set_status("complete", seconds=seconds))
+        on_first(lambda: log.scores(record))
     return Result(
         model=erased,
         original=original,
@@ -172,19 +178,25 @@ def scored(
 
 
 def erased_model(
-    asked: Request, folder: RunDir, clock: Clock, *, scorer: EarlyStopScore | None, progress: bool
+    asked: Request, folder: RunDir, clock: Clock, log: RunLog, *, scorer: EarlyStopScore | None, progress: bool
 ) -> tuple[DiT, DiT]:
     """The erased and the original model: from the run directory where finished, else erased now and saved there."""
     config, device = asked.config, asked.device
     if on_first(lambda: folder.is_erased):
+        on_first(lambda: log.open(folder.last_logged_step))
         return load(folder.model_dir, device=device), load_original(config, device=device)
-    on_first(lambda: begin(config, folder, clock))
+    on_first(lambda: log.open(begin(config, folder, clock)))
+
+    def preview(step: int, model: DiT) -> None:
+        preview_grid(model, config, asked.protocol, folder.preview_path(step))
+        on_first(lambda: log.preview(step))
+
     erased = run_erasure(
         config,
         cache_dir=cache_dir(),
         checkpoint_path=folder.checkpoint_path,
-        log=folder.log if is_first() else lambda line: None,
-        preview=lambda step, model: preview_grid(model, config, asked.protocol, folder, step),
+        log=log.line if is_first() else lambda line: None,
+        preview=preview,
         diverged=lambda model: keep(model, model.provenance, config, folder.last_good_dir, diverged=True),
         scorer=scorer,
         device=device,

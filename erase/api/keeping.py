@@ -6,6 +6,7 @@ from typing import Any
 from ..checkpoint import checkpoint_step
 from ..config import ErasureConfig
 from ..erasure import Erased
+from ..run_log import RunLog
 from ..rundir import RunDir
 from .cards import keep
 
@@ -23,13 +24,21 @@ class Clock:
         return round(self.spent + time.monotonic() - self.started, 1)
 
 
-def begin(config: ErasureConfig, folder: RunDir, clock: Clock) -> None:
-    """Ready the log and the status of a run for its first step, or for the one after its checkpoint."""
-    if folder.checkpoint_path.exists():
-        folder.truncate_metrics(checkpoint_step(folder.checkpoint_path, config_hash=config.hash))
+def begin(config: ErasureConfig, folder: RunDir, clock: Clock) -> int:
+    """Ready the log and the status of a run for the step after its checkpoint; returns the step of that, else 0."""
+    step = checkpoint_step(folder.checkpoint_path, config_hash=config.hash)
+    if step:
+        folder.truncate_metrics(step)
     else:
         folder.metrics_path.unlink(missing_ok=True)
     folder.set_status("erasing", seconds=clock.seconds)
+    return step
+
+
+def end(folder: RunDir, log: RunLog, state: str, *, reason: str, seconds: float) -> None:
+    """Record how a run ended before its end, then end its log."""
+    folder.set_status(state, reason=reason, seconds=seconds)
+    log.close()
 
 
 def keep_erased(erased: Erased, config: ErasureConfig, folder: RunDir) -> dict[str, Any]:

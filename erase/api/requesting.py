@@ -14,6 +14,7 @@ from pipelines.ranks import check_same, on_first, shared_errors
 
 from ..config import ErasureConfig
 from ..configure import DEFAULT_METHOD, configure
+from ..logger import check_loggers
 from ..memory_savings import saving_as
 from ..rundir import RunDir
 from . import plan
@@ -33,6 +34,7 @@ class Request:
     judges: Judges  # what it is scored with
     device: torch.device
     gates: tuple[str, ...] = ()  # bounds that its report tells
+    log_to: tuple[str, ...] = ()  # loggers that get a copy of its log
     notes: tuple[str, ...] = ()  # what was decided for the user, one sentence each
 
     def tell(self) -> None:
@@ -57,8 +59,10 @@ def request(
     neighbours: Neighbours = None,
     device: str = "auto",
     memory: str = "auto",
+    log_to: Sequence[str] = (),
 ) -> Request:
     """Check a request as far as it can be without loading a weight; the arguments are those of ``run``."""
+    on_first(lambda: check_loggers(log_to))
     with shared_errors():
         config = configure(model, classes, method=method, preset=preset, data=data, options=options)
         where, picked = pick_device(device), pick_protocol(protocol, model)
@@ -73,7 +77,10 @@ def request(
     config, notes = fitted(config, where, memory, given=options or {}, folder=folder)
     with shared_errors():
         RunDir(folder).check(config)
-    return Request(config=config, output_dir=folder, protocol=picked, judges=judges, device=where, notes=notes)
+    return Request(
+        config=config, output_dir=folder, protocol=picked, judges=judges, device=where, notes=notes,
+        log_to=tuple(log_to),
+    )  # fmt: skip
 
 
 def fitted(

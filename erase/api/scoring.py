@@ -169,10 +169,9 @@ def facts_of(config: ErasureConfig) -> dict[str, str]:
     }
 
 
-def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, folder: RunDir, step: int) -> Path:
-    """A picture of the erased classes at one step, below ``samples/``."""
+def preview_grid(model: DiT, config: ErasureConfig, protocol: Protocol | None, path: Path) -> None:
+    """A picture of what the erased classes draw now, always on the same noise."""
     settings = protocol.sampler_settings() if protocol else PREVIEW_SAMPLER
     requests = [(label, number) for label in config.forget_classes[:4] for number in range(8)]
-    path, images = folder.preview_path(step), generate_all(model, requests, settings)
+    images = generate_all(model, requests, settings)
     on_first(lambda: save_png(grid(images, columns=8, scale=2), path))
-    return path

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @neighbours_option
 @click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
 @click.option("--gate", default=None, help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
+@click.option("--log-to", multiple=True, metavar="LOGGER", help="tensorboard, wandb or trackio; may be repeated")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
 @setting_options
@@ -45,6 +46,7 @@ def run(
     also: tuple[str, ...],
     neighbours: int | list[str] | None,
     gate: str | None,
+    log_to: tuple[str, ...],
     dry_run: bool,
     output: str | None,
     device: str,
@@ -61,7 +63,7 @@ def run(
             named, options, gates = parsed(arguments, gate)
         asked = api.request(
             model, [*named, *also], options=options, neighbours=neighbours, output_dir=output, device=device,
-            **given_request(), **given_judges(),
+            log_to=log_to, **given_request(), **given_judges(),
         )  # fmt: skip
         if dry_run:
             on_first(asked.tell)

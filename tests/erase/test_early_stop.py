@@ -18,7 +18,7 @@ def test_the_average_is_the_weighted_mean_of_the_steps(toy):
     shares = torch.tensor([2 ** (-(9 - step) / 3) for step in range(1, 10)], dtype=torch.float64)
     shares /= shares.sum()
     for name, each in averaged.parameters.items():
-        mean = sum(share * weights[name].double() for share, weights in zip(shares, visited, strict=True))
+        mean = sum(share * weights[name].double() for share, weights in zip(shares, visited[1:], strict=True))
         torch.testing.assert_close(each.double(), mean, rtol=1e-5, atol=1e-6)
     assert result.averaged and result.weights_step == 9
 
@@ -35,10 +35,14 @@ def test_the_average_is_the_weighted_mean_of_the_steps(toy):
 def test_early_stop_keeps_the_best_check(toy, scores, best, stops_at):
     task, checked = toy.scripted(scores)
     lines = []
-    config = EngineConfig(steps=33, stop_below=0.1, stop_every=7, log_every=100)
-    result = toy.run_toy(task, config, lines=lines)
+    config = EngineConfig(steps=33, stop_below=0.1, stop_every=7, log_every=100, preview_every=7)
+    previews = {}
+    result = toy.run_toy(
+        task, config, lines=lines, preview=lambda step: previews.setdefault(step, toy.weights_of(task))
+    )
     steps = [7, 14, 21, 28, 33]
     assert len(checked) == stops_at and result.steps == steps[stops_at - 1]
+    assert list(previews) == [0, *steps[:stops_at]] and toy.same(previews[result.steps], checked[best])
     assert result.weights_step == steps[best] and result.stopped_early == (stops_at < 5)
     assert toy.same(toy.weights_of(task), checked[best])
     assert [check["step"] for check in result.checks] == steps[:stops_at]

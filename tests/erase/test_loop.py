@@ -66,7 +66,10 @@ def test_previews_never_change_the_result(toy, half_life):
 
     toy.run_toy(plain, config)
     toy.run_toy(shown, config, preview=preview)
-    assert previews == [5, 10] and toy.same(toy.weights_of(plain), toy.weights_of(shown))
+    assert previews == [0, 5, 10, 12] and toy.same(toy.weights_of(plain), toy.weights_of(shown))
+
+    # The first shows the original and the last the result.
+    assert toy.same(seen[0], toy.weights_of(toy.ToyTask())) and toy.same(seen[3], toy.weights_of(plain))
 
     # A preview shows what would be the result: at step 5 that of a run with the same schedule, stopped there.
     if half_life:
@@ -74,7 +77,7 @@ def test_previews_never_change_the_result(toy, half_life):
         toy.run_toy(
             raw, dataclasses.replace(config, average_half_life=0.0), preview=lambda _: seen.append(toy.weights_of(raw))
         )
-        assert not toy.same(seen[0], seen[2])
+        assert not toy.same(seen[1], seen[5])
 
 
 def test_divergence_keeps_the_last_good_weights(toy, tmp_path):
@@ -106,7 +109,7 @@ def test_a_loss_that_is_not_finite_names_its_own_knob(toy, side):
         DivergedError, match=rf"by step 9 the {side} loss.*weights of step 6.*lower --{side}-learning-rate"
     ):
         toy.run_toy(task, config, lines=lines, preview=lambda _: states.append(toy.weights_of(task)))
-    assert toy.same(toy.weights_of(task), states[0]) and [line["step"] for line in lines] == [1, 5]
+    assert toy.same(toy.weights_of(task), states[1]) and [line["step"] for line in lines] == [1, 5]
 
 
 def test_the_line_of_a_diverged_step_is_still_logged_as_json(toy):

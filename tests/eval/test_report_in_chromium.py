@@ -14,6 +14,10 @@ spec.loader.exec_module(browsing)
 pytestmark = pytest.mark.skipif(browsing.CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
 SHOWN = "getComputedStyle(document.querySelector('.flip .under')).clipPath"
+STEPS = """
+[...document.querySelectorAll(".way figure")].filter((each) => each.getClientRects().length)
+  .map((each) => each.innerText.trim())
+"""
 MIDDLE = """
 (({x, y, width, height}) => [x + width / 2, y + height / 2])(document.querySelector(".flip").getBoundingClientRect())
 """
@@ -95,3 +99,58 @@ def test_it_prints_without_controls_and_with_the_folds_open(browser, page):
     assert browser.value("[...document.querySelectorAll('details')].every((each) => each.open)")
     assert browser.call("Page.printToPDF", printBackground=True)["data"]
     browser.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.fixture
+def stepped(attacked, tmp_path):
+    """A page with previews of four steps, of which the last is the result."""
+    path = attacked.previews[10]
+    history = [*attacked.history, {"step": 50}]
+    write_report(
+        tmp_path / "steps.html", replace(attacked, previews=dict.fromkeys((0, 10, 20, 50), path), history=history)
+    )
+    return tmp_path / "steps.html"
+
+
+ENDS = ["Step 0, the original", "Step 50, the result"]
+
+
+def test_previews_step_by_keyboard_and_play_to_the_end(browser, stepped):
+    assert browser.open(stepped, width=1280) == []
+    assert browser.value(STEPS) == ENDS[:1]
+    browser.value("document.querySelector('.stepper input').focus()")
+    for place, caption in ((1, "Step 10"), (2, "Step 20")):
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight",
+                         windowsVirtualKeyCode=39)  # fmt: skip
+        assert browser.value(STEPS) == [caption]
+        found = "[document.activeElement.value, document.activeElement.ariaValueText]"
+        assert browser.value(found) == [str(place), caption]
+
+    # Playing goes on to the end, stops there, and begins again from the start; the intervals are run by hand.
+    browser.value("window.setInterval = (work) => { window.tick = work; return 7; }")
+    press = "(document.querySelector('.stepper button').click(), document.querySelector('.stepper button').innerText)"
+    assert browser.value(press) == "Pause"
+    browser.value("tick()")
+    assert browser.value(STEPS) == ENDS[1:]
+    assert browser.value("document.querySelector('.stepper button').innerText") == "Play"
+    assert browser.value(press) == "Pause" and browser.value(STEPS) == ENDS[:1]
+    assert browser.value(press) == "Play" and browser.value(STEPS) == ENDS[:1]
+
+
+def test_previews_show_first_and_last_without_a_script_and_in_print(browser, stepped):
+    controls = "getComputedStyle(document.querySelector('.stepper')).display"
+    assert browser.open(stepped, width=1280, script=False) == []
+    assert browser.value(STEPS) == ENDS and browser.value(controls) == "none"
+    browser.open(stepped, width=1280)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.value(STEPS) == ENDS and browser.value(controls) == "none"
+    browser.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_nothing_plays_where_less_motion_is_asked_for(browser, stepped):
+    browser.open(stepped, width=1280)
+    button = "getComputedStyle(document.querySelector('.stepper button')).display"
+    assert browser.value(button) != "none"
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    assert browser.value(button) == "none" and browser.value(STEPS) == ENDS[:1]
