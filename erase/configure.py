@@ -1,7 +1,6 @@
 """From a request in words to a complete configuration, checked as far as configurations alone allow."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipelines.model_source import load_classes, read_provenance
 from pipelines.provenance import earlier_classes
 from pipelines.replay import check_confidence
 from pipelines.sources import REPLAY, check_source, default_source
+from pipelines.text import did_you_mean
 
 from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, from_dict, to_dict
 from .fields import flag
@@ -136,8 +136,7 @@ def split_options(
 
 def unknown_option(name: str, method: str, method_fields: set[str], engine_fields: set[str]) -> str:
     """One sentence about an option that does not exist: what it may have meant, and what the method has."""
-    near = difflib.get_close_matches(name, [*method_fields, *engine_fields, *OWN_OPTIONS, *COMMON], n=1, cutoff=0.7)
-    meant = f"did you mean {flag(near[0])}? " if near else ""
+    meant = did_you_mean(name, [*method_fields, *engine_fields, *OWN_OPTIONS, *COMMON], typed=flag)
     flags = ", ".join(map(flag, sorted(method_fields))) or "none"
     return f"{flag(name)} is no option of `erase run` nor of method {method}; {meant}the method's own are {flags}"
 

@@ -5,7 +5,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -150,6 +150,7 @@ def metric_class(name: str) -> type[Metric]:
     return getattr(module, "".join(word.capitalize() for word in name.split("_")))
 
 
+@cache
 def displays() -> dict[str, Display]:
     """Display of every value that any metric returns."""
     return {show.key: show for name in metric_names() for show in metric_class(name).shows}

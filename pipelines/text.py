@@ -1,12 +1,21 @@
 """Words and tables as people read them."""
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+
+SPELLED_ALIKE = 0.7  # similarity, of 1, from which a word may have been meant
 
 
 def listed(words: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *start, last = [*words] or [""]
     return " and ".join(filter(None, [", ".join(start), last]))
+
+
+def did_you_mean(word: str, known: Iterable[str], *, typed: Callable[[str], str] = "{!r}".format) -> str:
+    """``did you mean 'methods'? `` before the rest of a refusal, the word as it is ``typed``; empty if none is near."""
+    near = difflib.get_close_matches(word, [*known], n=1, cutoff=SPELLED_ALIKE)
+    return f"did you mean {typed(near[0])}? " if near else ""
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:

@@ -1,5 +1,6 @@
 """Which images are drawn of which model: what a shard cuts, and what several comparisons may share."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..api.evaluating import Comparison
 from .identity import file_identity, model_identity, short_hash
 
 Side = Literal["original", "erased"]
+PICTURED = 6  # images of the erased classes, and of a retained one, that the report shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,20 @@ class Draw:
     def blocks(self) -> list[list[Request]]:
         """The same in blocks."""
         return blocks_of(self.requests(), self.block)
+
+    def pictured(self) -> dict[int, list[int]]:
+        """Where the images for the report stand among the requests, by class: erased ones, then the retained one."""
+        if self.label is not None:
+            return {}
+        labels, forget = [label for label, _ in self.requests()], self.comparison.forget_classes
+        retained = Counter(label for label in labels if label not in forget).most_common(1)
+        places = {label: [] for label in forget}
+        for place, label in enumerate(labels[:PICTURED]):
+            if label in forget:
+                places[label].append(place)
+        for label, _ in retained:
+            places[label] = [place for place, each in enumerate(labels) if each == label][:PICTURED]
+        return {label: found for label, found in places.items() if found}
 
     def load(self) -> DiT:
         """The model."""

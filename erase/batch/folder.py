@@ -22,19 +22,25 @@ class BatchDir:
         self.records_dir = path / "records"
         self.tables_dir = path / "tables"
         self.results_path = path / "results.jsonl"
+        self.report_path = path / "report.html"
         self.claims_dir = path / "work" / "claims"
         self.workers_dir = path / "work" / "workers"
         self.failed_dir = path / "work" / "failed"
         self.logs_dir = path / "work" / "logs"
+        self.seconds_dir = path / "work" / "seconds"  # how long each unit took
 
     def create(self) -> None:
         """Make the folders of the work."""
-        for folder in (self.claims_dir, self.workers_dir, self.failed_dir, self.logs_dir):
+        for folder in (self.claims_dir, self.workers_dir, self.failed_dir, self.logs_dir, self.seconds_dir):
             folder.mkdir(parents=True, exist_ok=True)
 
     def log_path(self, unit: str) -> Path:
         """Where a unit of work writes what it has to say."""
         return self.logs_dir / f"{unit}.txt"
+
+    def note_seconds(self, unit: str, seconds: float) -> None:
+        """Keep how long a unit took."""
+        write_json(seconds, self.seconds_dir / f"{unit}.json")
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """What went wrong, by unit: its title, the error and the last lines of its log."""

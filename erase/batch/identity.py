@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pipelines.errors import MissingError
 from pipelines.files import write_text
+from pipelines.identity import file_digest
 from pipelines.model_source import original_path, resolve_folder, vae_dir
 
 from ..rundir import cache_dir
@@ -73,8 +74,7 @@ def read_identity(path: Path, size: int, changed: int) -> str:
     noted = cache_dir() / "digests" / short_hash([str(path.resolve()), size, changed])
     if size >= LARGE and noted.is_file():
         return noted.read_text()
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_digest(path)
     if size >= LARGE:
         write_text(digest, noted)
     return digest

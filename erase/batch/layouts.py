@@ -7,25 +7,27 @@ from collections.abc import Callable
 
 from pipelines.text import markdown_table
 
-from .seed_table import Cell, SeedTable
+from .seed_table import DAMAGED, Cell, SeedTable
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse}caption{text-align:left;"
     "padding-bottom:.5rem}th,td{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ccc}"
-    "th:first-child,td:first-child{text-align:left}"
+    "th:first-child,td:first-child{text-align:left}tbody th{font-weight:400}"
 )
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\N{PLUS-MINUS SIGN}": r"$\pm$",
-         "\N{DOWNWARDS ARROW}": r"$\downarrow$", "\N{UPWARDS ARROW}": r"$\uparrow$"}  # fmt: skip
+         "\N{DOWNWARDS ARROW}": r"$\downarrow$", "\N{UPWARDS ARROW}": r"$\uparrow$", DAMAGED: r"$^\dagger$",
+         }  # fmt: skip
 
 
 def marked(table: SeedTable, bold: Callable[[str], str], plain: Callable[[str], str] = str) -> list[tuple[str, ...]]:
-    """The rows with the best cells marked."""
+    """The rows with the best cells marked, and the first cell of each class where a method did damage."""
 
-    def show(cell: Cell) -> str:
-        return bold(plain(cell.text)) if cell.is_best else plain(cell.text)
+    def show(place: int, cell: Cell) -> str:
+        text = plain(cell.text + (DAMAGED if cell.is_damaged and place % len(table.keys) == 0 else ""))
+        return bold(text) if cell.is_best else text
 
-    return [(plain(name), *map(show, cells)) for name, cells in table.rows]
+    return [(plain(name), *(show(*each) for each in enumerate(cells))) for name, cells in table.rows]
 
 
 def to_text(table: SeedTable) -> str:
@@ -34,17 +36,19 @@ def to_text(table: SeedTable) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([table.caption, "", aligned[0], rule, *aligned[1:]]) + "\n"
+    notes = table.notes(best="*")
+    return "\n".join([table.caption, "", aligned[0], rule, *aligned[1:], "", *notes]) + "\n"
 
 
 def to_markdown(table: SeedTable) -> str:
-    """A Markdown table with its caption."""
+    """A Markdown table between its caption and its notes."""
     rows = marked(table, lambda text: f"**{text}**")
-    return f"{table.caption}\n\n{markdown_table(table.header, rows, text_columns=1)}"
+    notes = "".join(f"\n{line}\n" for line in table.notes(best="**Bold**"))
+    return f"{table.caption}\n\n{markdown_table(table.header, rows, text_columns=1)}{notes}"
 
 
 def to_csv(table: SeedTable) -> str:
-    """One line for each method, class and value, in full precision."""
+    """One line for each method, class and value, in full precision; the marks are columns."""
     rows, stream = table.as_dict()["rows"], io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -71,6 +75,7 @@ def to_latex(table: SeedTable) -> str:
             body,
             r"\bottomrule",
             r"\end{tabular}",
+            *(rf"\par\footnotesize {latex(line)}" for line in table.notes(best="Bold")),
             r"\end{table}",
             "",
         ]
@@ -84,15 +89,20 @@ def latex(text: str) -> str:
 
 def to_html(table: SeedTable) -> str:
     """A page of its own."""
-    spans = "".join(f'<th colspan="{len(table.keys)}">{html.escape(name)}</th>' for name in table.classes)
-    titles = "".join(f"<th>{html.escape(title)}</th>" for _ in table.classes for title in table.titles)
+    spans = "".join(
+        f'<th scope="colgroup" colspan="{len(table.keys)}">{html.escape(name)}</th>' for name in table.classes
+    )
+    titles = "".join(f'<th scope="col">{html.escape(title)}</th>' for _ in table.classes for title in table.titles)
     rows = marked(table, lambda text: f"<b>{text}</b>", html.escape)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    caption = html.escape(table.caption)
+    body = "\n".join(
+        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for name, *cells in rows
+    )
+    caption, notes = html.escape(table.caption), "".join(f"<p>{html.escape(x)}</p>\n" for x in table.notes(best="Bold"))
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{caption}</title>\n'
-        f"<style>{STYLE}</style>\n<table>\n<caption>{caption}</caption>\n<thead>\n<tr><th></th>{spans}</tr>\n"
-        f"<tr><th>method</th>{titles}</tr>\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</html>\n"
+        f"<style>{STYLE}</style>\n<table>\n<caption>{caption}</caption>\n<thead>\n<tr><td></td>{spans}</tr>\n"
+        f'<tr><th scope="col">method</th>{titles}</tr>\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{notes}</html>\n'
     )
 
 

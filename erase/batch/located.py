@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipelines.errors import MissingError, UsageError
+from pipelines.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Located:
             raise self.refusal(f"{what} is a mapping of keys to values, not {shown(self)}")
         for key, each in self.value.items():
             if keys and key not in keys:
-                raise each.refusal(f"unknown key {key!r}; the keys of {what} are {', '.join(keys)}")
+                meant = did_you_mean(key, keys)
+                raise each.refusal(f"unknown key {key!r}; {meant}the keys of {what} are {', '.join(keys)}")
         return self.value
 
     def entries(self) -> list["Located"]:

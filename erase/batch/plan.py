@@ -44,7 +44,7 @@ def make_plan(jobs: Jobs) -> Plan:
     folder = BatchDir(jobs.output)
     pick_device(jobs.device)
     subjects = subjects_of(jobs, folder)
-    command = shlex.join(["erase", "batch", str(jobs.path)])
+    command = command_of(jobs)
     units: list[Unit] = prepared([run_unit(each, command) for each in subjects if each.request])
     for protocol, _ in jobs.protocols:
         for subject in subjects:
@@ -52,6 +52,11 @@ def make_plan(jobs: Jobs) -> Plan:
     units += probe_units(subjects, units, jobs)
     ordered = sorted({unit.name: unit for unit in units}.values(), key=lambda unit: KINDS.index(unit.kind))
     return Plan(jobs=jobs, folder=folder, subjects=subjects, units={unit.name: unit for unit in ordered})
+
+
+def command_of(jobs: Jobs) -> str:
+    """The command line that goes on with the batch."""
+    return shlex.join(["erase", "batch", str(jobs.path)])
 
 
 def prepared(runs: Sequence[RunUnit]) -> list[Unit]:

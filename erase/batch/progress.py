@@ -7,21 +7,22 @@ from typing import Any
 
 from pipelines.progress import bar_of
 
-from ..api.plan import duration
 from .claims import is_live, num_alive
+from .pace import Pace
 from .plan import Plan
 from .units import KINDS
 from .worker import Board
 
 
 class Progress:
-    """A bar over all units, with images a second and the time that is left."""
+    """A bar over all units, with images a second and the time that is left, once there is evidence for it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.started = time.monotonic()
         self.before: set[str] | None = None  # what was done when this began
-        self.bar = bar_of(len(plan.units), "batch", unit="unit", shown=True)
+        self.pace = Pace(plan)
+        self.bar = bar_of(len(plan.units), "batch", unit="unit", shown=True, guess=False)
 
     def __call__(self, board: Board) -> None:
         """Show the board."""
@@ -36,13 +37,10 @@ class Progress:
         counts = ", ".join(f"{kind}s {done}/{count}" for kind, (done, count) in counts_of(board).items())
         now = [self.plan.units[name] for name in board.done - self.before]
         seconds = max(time.monotonic() - self.started, 1e-9)
-        rows = sum(unit.rows for unit in now)
-        left = sum(unit.rows for unit in self.plan.units.values() if unit.name not in board.done)
         images = sum(unit.num_images for unit in now if unit.kind == "shard")
-        pace = f", {images / seconds:.1f} images/s" if images else ""
-        ahead = f", about {duration(seconds * left / rows)} left" if rows and left else ""
         failed = len(self.plan.folder.failures())
-        return f"{counts}{pace}{ahead}" + (f", {failed} FAILED" if failed else "")
+        parts = [counts, f"{images / seconds:.1f} images/s" if images else "", self.pace.words(board)]
+        return ", ".join(filter(None, [*parts, f"{failed} FAILED" if failed else ""]))
 
     def say(self, sentence: str) -> None:
         """A sentence above the bar."""

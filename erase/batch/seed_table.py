@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,20 @@ from typing import Any
 from eval.compare import check_alike
 from eval.metric import Better, displays, title
 from eval.words import forget_names, model_name
+from pipelines.text import listed
 
 FIRST = ("original", "retrain")  # what methods are measured against: it stands above them and is never the best
-SHORT = {"forget_accuracy": "FA", "retain_accuracy": "RA", "neighbour_accuracy": "NA"}
+RETAINED = "retain_accuracy"
+ALLOWED_LOSS = 0.02  # of retain accuracy: a method that loses more is never the best
+DAMAGED = "\N{DAGGER}"
+SHORT = {"forget_accuracy": "FA", RETAINED: "RA", "neighbour_accuracy": "NA"}
 DISTANCE = {"inception": "FID"}  # only Inception features earn this name
 NOTHING = "-"
+MARKS = (
+    "\N{DOWNWARDS ARROW} lower is better, \N{UPWARDS ARROW} higher is better",
+    "\N{PLUS-MINUS SIGN} standard deviation over seeds",
+    f"{NOTHING} not measured",
+)
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", "neither": ""}
 
 Values = dict[tuple[str, str], list[float]]  # of the seeds, by class and value
@@ -27,6 +37,7 @@ class Cell:
     scale: int  # 100 for a share
     digits: int  # behind the point
     is_best: bool = False
+    is_damaged: bool = False  # the method lost more of the retained classes than a best one may
 
     @property
     def mean(self) -> float | None:
@@ -60,17 +71,42 @@ class SeedTable:
     keys: tuple[str, ...]  # the values of each class
     titles: tuple[str, ...]  # of the keys, short
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # name and cells, classes outside, keys inside
+    is_judged: bool  # whether the loss of retain accuracy is known, without which nothing is best
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types: every mean and deviation in full precision."""
         places = [(name, key) for name in self.classes for key in self.keys]
         rows = [
             {"method": method, "class": name, "value": key, "mean": cell.mean, "standard_deviation": cell.deviation,
-             "seeds": len(cell.values), "best": cell.is_best}
+             "seeds": len(cell.values), "best": cell.is_best, "damaged": cell.is_damaged}
             for method, cells in self.rows
             for (name, key), cell in zip(places, cells, strict=True)
         ]  # fmt: skip
-        return {"caption": self.caption, "rows": rows}
+        return {"caption": self.caption, "rows": rows, "notes": self.notes(best="best")}
+
+    def notes(self, *, best: str) -> list[str]:
+        """What stands under a table: what its marks mean, the best one written as ``best``, and its short titles."""
+        allowed = f"{100 * ALLOWED_LOSS:.0f} points"
+        yardsticks = [name for name, _ in self.rows if name in FIRST]
+        if self.is_judged:
+            lines = [
+                f"{best}: best of its column among the methods whose retain accuracy is at most {allowed} below the "
+                f"original's; {listed(yardsticks)} {'is a yardstick' if len(yardsticks) == 1 else 'are yardsticks'}."
+            ]
+        else:
+            lines = ["No value is marked as best: the retain accuracy, which would tell damage, was not measured."]
+        if any(cell.is_damaged for _, cells in self.rows for cell in cells):
+            lines.append(
+                f"{DAMAGED}: lost more than {allowed} of retain accuracy, so damage may explain a low forget accuracy; "
+                "not compared."
+            )
+        meant = [f"{short} {key.replace('_', ' ')}" for key, short in SHORT.items() if key in self.keys]
+        return [*lines, "; ".join([*meant, *MARKS]) + "."]
+
+    def column(self, name: str, key: str) -> dict[str, Cell]:
+        """The cells of one class and value by row."""
+        place = self.classes.index(name) * len(self.keys) + self.keys.index(key)
+        return {row: cells[place] for row, cells in self.rows}
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -83,33 +119,37 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     check_alike({record["batch"]["model"]: record for record in records})
     classes = tuple(dict.fromkeys(forget_names(record) for record in records))
     measured: dict[str, Values] = {"original": {}}
-    for record in records:
-        name, place = row_name(record, records), forget_names(record)
-        for key in keys:
+    for name, record in zip(row_names(records), records, strict=True):
+        place = forget_names(record)
+        for key in dict.fromkeys([*keys, RETAINED]):
             add(measured.setdefault(name, {}), (place, key), record["erased"])
             if (place, key) not in measured["original"]:
                 add(measured["original"], (place, key), record["original"])
     order = sorted(measured, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     columns = [(place, key) for place in classes for key in keys]
-    cells = [column_cells(measured, column) for column in columns]
+    damaged = {place: damaged_methods(measured, place) for place in classes}
+    cells = [column_cells(measured, column, damaged[column[0]]) for column in columns]
     return SeedTable(
         caption=caption_of(records),
         classes=classes,
         keys=tuple(keys),
         titles=tuple(short_title(key, records[0]["feature_space"]) for key in keys),
         rows=tuple((name, tuple(column[name] for column in cells)) for name in order),
+        is_judged=any(each is not None for each in damaged.values()),
     )
 
 
-def row_name(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """The method, and what sets it apart from other rows of it.
+def row_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each record the method, and what sets it apart from other rows of it.
 
     A seed that a row would have twice for a class is not a repetition: such models stand by their own names.
     """
-    labels = record["batch"]
-    name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
-    alike = [each for each in records if place_of(each) == place_of(record)]
-    return name if len(alike) == 1 else f"{name}, {labels['model']}"
+    alike, names = Counter(map(place_of, records)), []
+    for record in records:
+        labels = record["batch"]
+        name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
+        names.append(name if alike[place_of(record)] == 1 else f"{name}, {labels['model']}")
+    return names
 
 
 def place_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -125,17 +165,30 @@ def add(values: Values, place: tuple[str, str], scores: Mapping[str, Any]) -> No
         values.setdefault(place, []).append(entry["value"])
 
 
-def column_cells(measured: Mapping[str, Values], column: tuple[str, str]) -> dict[str, Cell]:
+def damaged_methods(measured: Mapping[str, Values], place: str) -> set[str] | None:
+    """The methods that lost too much of the retained classes; None where that was not measured."""
+    kept = {name: statistics.fmean(found[place, RETAINED]) for name, found in measured.items()
+            if (place, RETAINED) in found}  # fmt: skip
+    if "original" not in kept:
+        return None
+    least = kept["original"] - ALLOWED_LOSS - 1e-9  # a loss of just that much is allowed, whatever the rounding
+    return {name for name, mean in kept.items() if mean < least and name not in FIRST}
+
+
+def column_cells(measured: Mapping[str, Values], column: tuple[str, str], damaged: set[str] | None) -> dict[str, Cell]:
     """The cells of a column by row; equal numbers, as a reader sees them, are best together."""
     values = {name: tuple(found.get(column, ())) for name, found in measured.items()}
     shape = shape_of(column[1], [statistics.fmean(each) for each in values.values() if each])
-    cells = {name: Cell(values=each, **shape) for name, each in values.items()}
-    best = best_mean(cells, displays()[column[1]].better)
+    cells = {
+        name: Cell(values=each, is_damaged=bool(each) and name in (damaged or ()), **shape)
+        for name, each in values.items()
+    }
+    compared = {name: cell for name, cell in cells.items() if cell.values and not cell.is_damaged and name not in FIRST}
+    best = None if damaged is None else best_mean(compared.values(), displays()[column[1]].better)
     return {
-        name: replace(cell, is_best=best is not None and name not in FIRST and cell.text != NOTHING
-                      and cell.shown(cell.mean) == cell.shown(best))
+        name: replace(cell, is_best=best is not None and name in compared and cell.shown(cell.mean) == cell.shown(best))
         for name, cell in cells.items()
-    }  # fmt: skip
+    }
 
 
 def shape_of(key: str, means: Sequence[float]) -> dict[str, int]:
@@ -146,9 +199,9 @@ def shape_of(key: str, means: Sequence[float]) -> dict[str, int]:
     return {"scale": 1, "digits": max(0, 2 - math.floor(math.log10(largest))) if largest else 0}
 
 
-def best_mean(cells: Mapping[str, Cell], better: Better) -> float | None:
-    """The best mean among the methods; None where no direction is better or nothing was measured."""
-    means = [cell.mean for name, cell in cells.items() if cell.values and name not in FIRST]
+def best_mean(cells: Iterable[Cell], better: Better) -> float | None:
+    """The best mean of some cells; None where no direction is better or there are none."""
+    means = [cell.mean for cell in cells]
     if better == "neither" or not means:
         return None
     return min(means) if better == "lower" else max(means)
@@ -174,6 +227,11 @@ def tables_of(records: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> l
     """A table for each protocol and original model."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        shared = [sorted((key, str(value)) for key, value in record["protocol"].items()), record["models"]["original"]]
-        groups.setdefault(repr(shared), []).append(record)
+        groups.setdefault(shared_by(record), []).append(record)
     return [seed_table(group, keys=keys) for group in groups.values()]
+
+
+def shared_by(record: Mapping[str, Any]) -> str:
+    """What the records of one table have in common."""
+    protocol = sorted((key, str(value)) for key, value in record["protocol"].items())
+    return repr([protocol, record["models"]["original"]])

@@ -25,7 +25,7 @@ class Shard:
 
     blocks: dict[int, State]  # by the block's number
     facts: dict[str, Any]  # how it was made, in plain JSON types
-    images: Tensor | None = None  # (N, 3, H, W) uint8, where they are kept
+    images: Tensor | None = None  # (N, 3, H, W) uint8, those that are kept: their places are in the facts
     checksum: str = field(default="")
 
 

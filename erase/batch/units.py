@@ -123,18 +123,22 @@ class ShardUnit(Unit):
         """Draw and score the blocks."""
         asked = self.draw.comparison
         model, scorer = loaded.model(self.draw), loaded.scorer(asked)
-        blocks, pictures = {}, []
+        blocks, drawn, places = {}, [], []
+        pictured = {place for found in self.draw.pictured().values() for place in found}
         for number, block in list(enumerate(self.draw.blocks()))[self.first_block :][: self.num_blocks]:
             state, images = score_block(
                 model, block, self.draw.metrics(scorer), settings=asked.protocol.sampler_settings(), scorer=scorer,
                 context=self.draw.context(scorer), size=self.draw.block,
             )  # fmt: skip
             blocks[number] = state
-            pictures += [images] if self.keep_images else []
+            first = number * self.draw.block
+            kept = [place for place in range(len(block)) if self.keep_images or first + place in pictured]
+            drawn.append(images[kept])
+            places += [first + place for place in kept]
             print(f"block {number}: {len(block)} images", file=sys.stderr)
-        facts = {"title": self.title, "weights": self.weights(), "images": self.keep_images}
-        kept = torch.cat(pictures) if pictures else None
-        write_shard(self.path(folder), Shard(blocks=blocks, facts=facts, images=kept))
+        facts = {"title": self.title, "weights": self.weights(), "images": self.keep_images, "places": places}
+        kept_images = torch.cat(drawn) if places else None
+        write_shard(self.path(folder), Shard(blocks=blocks, facts=facts, images=kept_images))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,10 +90,13 @@ def carry_out(unit: Unit, folder: BatchDir, loaded: Loaded) -> None:
         if unit.is_done(folder):
             return
         with Attempt(folder, unit.name, unit.title), logged(folder.log_path(unit.name)):
-            started = time.monotonic()
+            begun, started = folder.log_path(unit.name).stat().st_size > 0, time.monotonic()
             print(unit.title, file=sys.stderr)
             unit.carry_out(folder, loaded)
-            print(f"done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+            seconds = time.monotonic() - started
+            print(f"done in {seconds:.1f} s", file=sys.stderr)
+            if not begun:  # what goes on from an earlier attempt says nothing about the whole
+                folder.note_seconds(unit.name, seconds)
     finally:
         (folder.claims_dir / unit.name).unlink(missing_ok=True)
 

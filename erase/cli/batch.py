@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.errors import UsageError
+from pipelines.errors import InterruptedRun, UsageError
 
 from . import print_json
 
@@ -34,7 +34,10 @@ def batch(
     layout: str,
     as_json: bool,
 ) -> None:
-    """Do everything that JOBS.yaml asks for and that is not done yet; repeat the command to go on after a loss."""
+    """Do everything that JOBS.yaml asks for and that is not done yet; repeat the command to go on after a loss.
+
+    Results, tables and report.html lie in the batch's folder, also of a batch that was stopped or failed in part.
+    """
     check_flags(dry_run=dry_run, only_status=only_status, print_sbatch=print_sbatch, as_json=as_json, layout=layout)
     from erase.batch.executors import sbatch_script
     from erase.batch.jobs import read_jobs, with_executor
@@ -57,14 +60,17 @@ def batch(
 
 
 def finish(plan: "Plan", *, layout: str, as_json: bool) -> None:
-    """Work, write and print the table; exit code 1 where anything failed or is left."""
+    """Work, write the report, write and print the table; exit code 1 where anything failed or is left."""
     from erase.batch.executors import run_batch
-    from erase.batch.gather import gather, shown
+    from erase.batch.gather import gather, gather_what_is_there, shown
     from erase.batch.progress import Progress, failure_text, status
 
     progress = Progress(plan)
     try:
         board = run_batch(plan, told=progress, said=progress.say)
+    except InterruptedRun:
+        gather_what_is_there(plan)
+        raise
     finally:
         progress.close()
     tables, found = gather(board), status(plan)
@@ -78,7 +84,8 @@ def finish(plan: "Plan", *, layout: str, as_json: bool) -> None:
     if left:
         click.echo(f"{left} of {found['all']} units are not done; repeat the command to go on", err=True)
         raise SystemExit(1)
-    click.echo(f"records in {plan.folder.results_path}, tables in {plan.folder.tables_dir}", err=True)
+    folder = plan.folder
+    click.echo(f"records in {folder.results_path}, tables in {folder.tables_dir}: see {folder.report_path}", err=True)
 
 
 def check_flags(*, dry_run: bool, only_status: bool, print_sbatch: bool, as_json: bool, layout: str) -> None:

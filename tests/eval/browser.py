@@ -19,6 +19,64 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage
          "--blink-settings=primaryHoverType=2,availableHoverTypes=2")  # fmt: skip
 SECONDS = 60  # until an answer must be there
 
+# Text whose contrast falls short of WCAG 2.1 AA: 4.5 to 1, or 3 to 1 from 24 pixels or 18.66 bold ones.
+CONTRAST = """
+(() => {
+  const channels = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const [r, g, b, alpha = 1] = channels(getComputedStyle(each).backgroundColor);
+      if (alpha === 1) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const weak = [];
+  for (const element of document.querySelectorAll("body *:not(script):not(style)")) {
+    const spoken = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!spoken || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+    const [one, other] = [channels(style.color).slice(0, 3), paper(element)].map(luminance);
+    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) weak.push(`${ratio.toFixed(2)} ${element.className} ${element.textContent.trim()}`);
+  }
+  return weak;
+})()
+"""
+
+# Everything else that a screen reader or a keyboard would stumble over, one line each.
+OBSTACLES = """
+(() => {
+  const found = [], all = (selector) => [...document.querySelectorAll(selector)];
+  const report = (what, elements) => elements.forEach((each) => found.push(`${what}: ${each.outerHTML.slice(0, 120)}`));
+  report("image without alt", all("img").filter((each) => !each.hasAttribute("alt")));
+  report("empty alt outside the flip", all("img[alt='']:not(.flip .under)"));
+  report("control without a label", all("input").filter((each) => !each.labels.length && !each.ariaLabel));
+  report("table without caption", all("table").filter((each) => !each.caption));
+  report("header without scope", all("th:not([scope])"));
+  report("drawing that is read out", all("svg:not([aria-hidden='true'], [aria-hidden='true'] *, [role='img'])"));
+  const named = (each) => document.getElementById(each.getAttribute("aria-labelledby"));
+  report("name that is not there", all("[aria-labelledby]").filter((each) => !named(each)));
+  report("link to nowhere", all("a[href^='#']").filter((each) => !document.querySelector(each.getAttribute("href"))));
+  if (all("h1").length !== 1) found.push("not one h1");
+  const levels = all("h1, h2, h3, h4, h5, h6").map((each) => Number(each.tagName[1]));
+  if (levels.some((level, place) => level - (levels[place - 1] ?? 0) > 1)) found.push("a heading skips a level");
+  if (!document.documentElement.lang || !document.title) found.push("no language or no title");
+  if (new Set(all("[id]").map((each) => each.id)).size !== all("[id]").length) found.push("an id is there twice");
+  for (const each of all("a, summary, input, button, [tabindex]")) {
+    each.focus();
+    const unseen = getComputedStyle(each).outlineStyle === "none";
+    if (document.activeElement === each && unseen) report("unseen focus", [each]);
+  }
+  return found;
+})()
+"""
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
 
 class Browser:
     """One tab; ``open`` a file, then ``value`` of JavaScript or a ``screenshot``."""

@@ -39,7 +39,7 @@ def test_a_look_writes_nothing(batch, planned):
 
 def test_the_table_is_the_result(batch, finished):
     code, out, err = batch(finished)
-    assert code == 0 and "gradient_ascent" in out and "results.jsonl" in err
+    assert code == 0 and "gradient_ascent" in out and "results.jsonl" in err and "report.html" in err
     assert batch(finished, "--format", "latex")[1].startswith(r"\begin{table}")
     code, out, _ = batch(finished, "--json")
     found = json.loads(out)

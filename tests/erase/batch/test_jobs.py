@@ -29,8 +29,14 @@ def written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line", "sentence"),
     [
-        (f"{MINIMAL}metriks: [kid]\n", 4, "unknown key 'metriks'"),
-        (f"{MINIMAL}    sedes: [0]\n", 4, "unknown key 'sedes'; the keys of an entry of runs are model, methods"),
+        (f"{MINIMAL}metriks: [kid]\n", 4, "unknown key 'metriks'; did you mean 'metrics'? the keys of a jobs file are"),
+        (f"{MINIMAL}    method: [salun]\n", 4, "unknown key 'method'; did you mean 'methods'?"),
+        (f"{MINIMAL}colour: red\n", 4, "unknown key 'colour'; the keys of a jobs file are"),
+        (
+            f"{MINIMAL}    sedes: [0]\n",
+            4,
+            "unknown key 'sedes'; did you mean 'seeds'? the keys of an entry of runs are model, methods",
+        ),
         (f"{MINIMAL}metrics: [fid]\n", 4, "'fid' is not one of"),
         (f"{MINIMAL}    methods:\n      - salun\n      - magic\n", 6, "magic"),
         (f"{MINIMAL}    seeds: [one]\n", 4, "a seed is a whole number"),

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from erase.batch.layouts import LAYOUTS
-from erase.batch.seed_table import seed_table, tables_of
+from erase.batch.seed_table import ALLOWED_LOSS, DAMAGED, seed_table, tables_of
 from pipelines.errors import UsageError
 
 KEYS = ("forget_accuracy", "frechet")
@@ -21,10 +21,12 @@ SCORES = {  # method: seed: class: values
 }
 
 
-def record_of(method, seed, label, values, *, protocol="small"):
-    """A record with two values."""
+def record_of(method, seed, label, values, *, protocol="small", retain=0.97):
+    """A record with two values, and the retain accuracy that tells damage; the original's is 0.98."""
     scores = {key: {"value": value, "low": None, "high": None, "n": 9} for key, value in zip(KEYS, values, strict=True)}
     before = {key: {**entry, "value": 1.0} for key, entry in scores.items()}
+    for side, value in ((scores, retain), (before, 0.98)):
+        side["retain_accuracy"] = {"value": value, "low": None, "high": None, "n": 8}
     return {
         "protocol": {"name": protocol, "num_forget_images": 9, "num_retain_images": 8},
         "feature_space": "toy",
@@ -76,6 +78,49 @@ def test_the_best_are_those_that_read_best_and_never_a_yardstick(records):
     assert marked == {
         "original": [False] * 4, "retrain": [False] * 4, "salun": [True] * 4, "a_b": [True, False, False, False]
     }  # fmt: skip
+
+
+def set_retained(records, method, value):
+    """Give all models of a method another retain accuracy."""
+    for record in records:
+        if record["batch"]["method"] == method:
+            record["erased"]["retain_accuracy"]["value"] = value
+
+
+@pytest.mark.parametrize(("loss", "wins"), [(ALLOWED_LOSS, True), (ALLOWED_LOSS + 0.001, False)])
+def test_who_destroys_the_other_classes_is_never_the_best(records, loss, wins):
+    """The lowest forget accuracy is of a model that draws noise: it is marked, and the next best is bold."""
+    set_retained(records, "a_b", 0.98 - loss)
+    records[4]["erased"]["forget_accuracy"]["value"] = records[5]["erased"]["forget_accuracy"]["value"] = 0.0
+    table = seed_table(records, keys=KEYS)
+    cells = dict(table.rows)
+    assert [cells["a_b"][0].is_best, cells["salun"][0].is_best] == [wins, not wins]
+    assert cells["a_b"][0].is_damaged != wins and not cells["original"][0].is_damaged
+    written = {name: write(table) for name, write in LAYOUTS.items()}
+    assert (f"0.0 ± 0.0{DAMAGED}" in written["text"]) != wins and (
+        r"0.0 $\pm$ 0.0$^\dagger$" in written["latex"]
+    ) != wins
+    assert all(("lost more than 2 points" in written[name]) != wins for name in ("text", "markdown", "latex", "html"))
+    rows = list(csv.DictReader(io.StringIO(written["csv"])))
+    assert {row["method"] for row in rows if row["damaged"] == "True"} == (set() if wins else {"a_b"})
+
+
+def test_every_mark_is_explained_under_the_table(records):
+    table = seed_table(records, keys=KEYS)
+    text = LAYOUTS["text"](table)
+    assert "*: best of its column among" in text and "at most 2 points below" in text
+    assert "original and retrain are yardsticks" in text and "FA forget accuracy" in text
+    for mark in ("*:", "↓ lower", "± standard deviation", "- not measured"):
+        assert mark in text
+    assert DAMAGED not in text and "\n**Bold**: best of its column" in LAYOUTS["markdown"](table)
+
+
+def test_without_a_retain_accuracy_nothing_is_best(records):
+    for record in records:
+        del record["original"]["retain_accuracy"], record["erased"]["retain_accuracy"]
+    table = seed_table(records, keys=KEYS)
+    assert not any(cell.is_best for _, cells in table.rows for cell in cells)
+    assert "No value is marked as best: the retain accuracy" in LAYOUTS["text"](table)
 
 
 def test_fid_is_the_name_of_inception_features_alone(records):
