@@ -16,7 +16,7 @@ from .method import Method
 from .task import Loss
 from .workspace import Batch, Workspace
 
-PROBE_IMAGES = 256  # retained images, spread over all, in the fixed batch that the divergence guard watches
+PROBE_IMAGES = (16, 256)  # least and most of a retain batch's size in the fixed batch of the divergence guard
 
 
 @dataclass(kw_only=True)
@@ -31,7 +31,8 @@ class DiffusionTask:
     def __post_init__(self) -> None:
         workspace = self.workspace
         self.parameters: dict[str, nn.Parameter] = dict(workspace.model.transformer.named_parameters())
-        count = min(PROBE_IMAGES, len(workspace.retain))
+        least, most = PROBE_IMAGES
+        count = min(max(self.engine.retain_batch_size, least), most, len(workspace.retain))
         indices = torch.arange(count) * len(workspace.retain) // count
         self.probe = workspace.noise(workspace.retain, indices, stream=("probe",), label_dropout=0.0).part()
 

@@ -4,11 +4,12 @@ All of it in evaluation mode, without label dropout, on L_simple.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from pipelines.diffusion import Noised
@@ -32,7 +33,10 @@ from .saliency import (
     summed_gradient,
     top_fraction_mask,
 )
+from .squared_gradients import batched_fisher_diagonal, can_square
 from .workspace import Workspace
+
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 4096}  # of the images in one pass of a Fisher diagonal
 
 
 def parameters_of(workspace: Workspace) -> dict[str, torch.nn.Parameter]:
@@ -45,15 +49,31 @@ def simple_loss(workspace: Workspace, latents: Latents, side: str, *, batch_size
 
     The images come in one shuffled order: a folder is sorted by class, and its first thousand may all be of one.
     """
+    batch = evidence_batch(workspace, latents, side, batch_size=batch_size)
+    return lambda index: workspace.denoising(batch(index)).simple.mean()
+
+
+def single_losses(workspace: Workspace, latents: Latents, side: str) -> Callable[[Sequence[int]], Tensor]:
+    """L_simple (B,) of the images with these numbers, each as ``simple_loss`` gives it for a batch of one."""
+    image = evidence_batch(workspace, latents, side, batch_size=1)
+
+    def losses(numbers: Sequence[int]) -> Tensor:
+        fields = zip(*(vars(image(number)).values() for number in numbers), strict=True)
+        return workspace.denoising(Noised(*map(torch.cat, fields))).simple
+
+    return losses
+
+
+def evidence_batch(workspace: Workspace, latents: Latents, side: str, *, batch_size: int) -> Callable[[int], Noised]:
+    """Batch number i of a side, its draws a function of that number and of the batch size alone."""
     order = torch.randperm(len(latents), generator=generator(workspace.seed, "evidence order", side))
 
-    def loss(index: int) -> Tensor:
+    def batch(index: int) -> Noised:
         first = index * batch_size
         indices = order[torch.arange(first, first + batch_size) % len(latents)]
-        batch = workspace.noise(latents, indices, stream=("evidence", side, index), label_dropout=0.0)
-        return workspace.denoising(batch.noised).simple.mean()
+        return workspace.noise(latents, indices, stream=("evidence", side, index), label_dropout=0.0).noised
 
-    return loss
+    return batch
 
 
 def timestep_losses(
@@ -83,14 +103,28 @@ def measured_fisher(workspace: Workspace, latents: Latents, side: str, *, num_sa
     ``summed`` squares each image's gradient summed over all timesteps (Selective Amnesia, arXiv 2305.10120) instead of
     its gradient at one drawn timestep: another number, and as many times dearer as there are timesteps.
     """
-    parameters = parameters_of(workspace)
+    parameters, transformer = parameters_of(workspace), workspace.model.transformer
     own = len(range(num_samples)[part_of(num_samples)])
+    at_once = samples_at_once(transformer, workspace.model.device, checkpointing=transformer.gradient_checkpointing)
     with bar_of(own, f"{side} Fisher", unit="image", shown=workspace.progress) as bar:
+        show = lambda done: bar.update(done - bar.n)  # noqa: E731
         if summed:
-            losses = timestep_losses(workspace, latents, side)
-            return summed_fisher_diagonal(parameters, losses, num_samples, lambda done: bar.update(done - bar.n))
-        loss = simple_loss(workspace, latents, side, batch_size=1)
-        return fisher_diagonal(parameters, loss, num_samples, lambda done: bar.update(done - bar.n))
+            return summed_fisher_diagonal(parameters, timestep_losses(workspace, latents, side), num_samples, show)
+        if at_once > 1:
+            losses = single_losses(workspace, latents, side)
+            return batched_fisher_diagonal(transformer, losses, num_samples, at_once=at_once, progress=show)
+        return fisher_diagonal(parameters, simple_loss(workspace, latents, side, batch_size=1), num_samples, show)
+
+
+def samples_at_once(transformer: DiTTransformer2DModel, device: torch.device, *, checkpointing: bool) -> int:
+    """Samples in one pass of a Fisher diagonal: 16 images of DiT-XL/2 on a GPU, fewer in the caches of a CPU.
+
+    One where memory is so short that activations are recomputed, or where a layer has no rule for its squares.
+    """
+    if checkpointing or not can_square(transformer):
+        return 1
+    num_tokens = (transformer.config.sample_size // transformer.config.patch_size) ** 2
+    return min(64, max(1, TOKENS_AT_ONCE[device.type] // num_tokens))
 
 
 def cached_fisher(

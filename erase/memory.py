@@ -23,7 +23,9 @@ from pipelines.launcher import num_launched
 from pipelines.posterior_head import latent_shape_of, posterior_kind, posterior_weights
 
 from .config import EngineConfig, ErasureConfig
+from .evidence import samples_at_once
 from .method import Method
+from .squared_gradients import GRADIENTS_AT_ONCE
 
 BYTES = 4  # of a float32
 MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYTES / 256)}  # for each weight kept
@@ -68,7 +70,8 @@ def count_memory(
     retain = {"gradients": gradients, "activations": activations(engine.retain_batch_size)}
     phases = []
     if fishers := num_fishers(method):
-        evidence = {"gradients": gradients, "Fisher": fishers * gradients, "activations": activations(1)}
+        at_once, squared = squared_at_once(config, transformer_config, device)
+        evidence = {"gradients": squared, "Fisher": fishers * gradients, "activations": activations(at_once)}
         phases.append(PhaseMemory(name="preparation", parts={"weights": model["weights"], **evidence}))
     if engine.robust:
         forget["gradients"] += gradients  # both are kept until they are added
@@ -83,6 +86,13 @@ def count_memory(
         kept = {**retain, "diagnostics": gradients}  # the forget gradient, for the cosine
         phases.append(PhaseMemory(name="log line", parts={**model, **states, **kept}))
     return phases
+
+
+def squared_at_once(config: ErasureConfig, transformer_config: dict[str, Any], device: torch.device) -> tuple[int, int]:
+    """Samples in one pass of a Fisher diagonal, and the bytes of the gradients that are squared together."""
+    transformer = meta_transformer(described(transformer_config))
+    at_once = samples_at_once(transformer, device, checkpointing=config.gradient_checkpointing)
+    return at_once, BYTES * (num_weights(transformer_config) if at_once == 1 else GRADIENTS_AT_ONCE[device.type])
 
 
 def copies(config: ErasureConfig, method: Method, weights: int, device: torch.device) -> dict[str, int]:

@@ -98,4 +98,4 @@ def load_inception(path: Path, *, sha256: str | None = None, device: torch.devic
     network = NoTrainInceptionV3(
         name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(path), antialias=False
     )
-    return network.to(device)
+    return network.to(device, memory_format=torch.channels_last)

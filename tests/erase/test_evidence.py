@@ -85,7 +85,7 @@ def test_a_few_samples_already_come_from_many_classes(workspace):
     """The retain set is sorted by class, as a folder is: the first images alone would be of one class."""
     assert workspace.retain.class_labels[:12].tolist() == [0] * 12
     seen, predict = [], workspace.model.predict
-    workspace.model.predict = lambda latents, t, labels: seen.append(int(labels)) or predict(latents, t, labels)
+    workspace.model.predict = lambda latents, t, labels: seen.extend(labels.tolist()) or predict(latents, t, labels)
     fisher_of(workspace, workspace.retain, "retain", num_samples=12)
     assert len(set(seen)) >= 5
 

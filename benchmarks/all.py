@@ -1,0 +1,84 @@
+"""Every speed benchmark, one result file and one table.
+
+    python -m benchmarks.all                  on a CPU, one thread
+    python -m benchmarks.all --device cuda    on a GPU, with DiT-XL/2
+    python -m benchmarks.all --only step      some of them; the others keep their results
+
+Each compares the product with the plain loop of ``benchmarks/speed/baseline.py`` in one process, in rounds that take
+turns, after an equality gate; ``benchmarks/results/speed-cpu.json`` holds every ratio with its spread.
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.erasures import RESULTS
+from benchmarks.speed import growth, overhead
+from benchmarks.speed.pairs import as_records, machine
+from pipelines.files import read_json, write_json
+
+PAIRED = ("step", "fisher", "sampling", "features", "distances", "end_to_end")
+Record = dict[str, Any]
+
+
+def run(names: Sequence[str], device: torch.device, record: Record) -> Record:
+    """The record with the results of the named benchmarks in the place of earlier ones."""
+    for name in names:
+        if name in PAIRED:
+            found: Any = as_records(importlib.import_module(f"benchmarks.speed.{name}").measure(device))
+        elif name == "overhead":
+            found = {"shares": overhead.measure(device), "at most": overhead.AT_MOST}
+        else:
+            found = [growth.as_record(curve) for curve in growth.measure(device)]
+        record = {**record, name: {"machine": machine(device), "results": found}}
+    return record
+
+
+def table(record: Record) -> str:
+    """The ratios as Markdown, what was asked for beside them."""
+    lines = [
+        "| work | case | arithmetic | plain loop | ours | times faster | asked for |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for name in PAIRED:
+        for row in record.get(name, {}).get("results", []):
+            spread = f"{row['ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+            asked = f"{row['at_least']:g}" if row["at_least"] else ""
+            cells = (
+                row["benchmark"],
+                row["case"],
+                row["lane"],
+                f"{row['baseline_seconds']:.3g} s",
+                f"{row['seconds']:.3g} s",
+            )
+            lines.append(f"| {' | '.join((*cells, spread, asked))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, write and print."""
+    names = (*PAIRED, "overhead", "growth")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RESULTS / f"speed-{asked.device}.json"
+    record = read_json(path) if path.exists() else {}
+    for name in asked.only:
+        record = run([name], torch.device(asked.device), record)
+        write_json(record, path)
+    if "growth" in record:
+        growth.draw(record["growth"]["results"], RESULTS / f"growth-{asked.device}.png")
+    print(table(record))
+    for part, share in record.get("overhead", {}).get("results", {}).get("shares", {}).items():
+        print(f"{part}: {share:.1%} outside the work itself")
+
+
+if __name__ == "__main__":
+    main()

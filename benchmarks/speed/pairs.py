@@ -1,0 +1,122 @@
+"""Timing in rounds: variants of one work take turns, and each is divided by the baseline of its own round.
+
+On a CPU seconds are those that this process had of one core, so that other programs count as little as they can; on a
+GPU they are wall time between two synchronisations.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pipelines.versions import versions
+
+SAME, LOWER, FEWER = "same arithmetic", "bf16", "shipped defaults"
+Lane = Literal["same arithmetic", "bf16", "shipped defaults"]
+NUM_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison: how many times the baseline's time the product's fits into, by round."""
+
+    benchmark: str
+    case: str
+    lane: Lane
+    baseline_seconds: float  # median
+    seconds: float  # median
+    ratio: float  # median of the rounds
+    lowest: float
+    highest: float
+    at_least: float = 0.0  # what is asked for; 0 for a figure without a bound
+    gate: dict[str, float] = field(default_factory=dict)  # error by name that was held below its bound before timing
+
+
+class Stopwatch:
+    """Seconds of a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now(self) -> float:
+        """A reading; only differences mean something."""
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def time(self, work: Callable[[], Any]) -> float:
+        """Seconds that some work takes."""
+        started = self.now()
+        work()
+        return self.now() - started
+
+
+def in_turns(
+    variants: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    *,
+    num_rounds: int = NUM_ROUNDS,
+    num_warm: int = 1,
+    before: Callable[[], Any] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of every variant in every round, after some that do not count; ``before`` precedes each, untimed."""
+    watch, seconds = Stopwatch(device), {name: [] for name in variants}
+    for number in range(num_warm + num_rounds):
+        for name, work in variants.items():
+            before()
+            spent = watch.time(work)
+            if number >= num_warm:
+                seconds[name].append(spent)
+    return seconds
+
+
+def compared(
+    seconds: Mapping[str, list[float]],
+    name: str,
+    *,
+    benchmark: str,
+    case: str,
+    lane: Lane,
+    at_least: float = 0.0,
+    gate: Mapping[str, float] | None = None,
+) -> Row:
+    """A variant beside the variant called ``baseline`` of the same rounds."""
+    ratios = [before / after for before, after in zip(seconds["baseline"], seconds[name], strict=True)]
+    return Row(
+        benchmark=benchmark,
+        case=case,
+        lane=lane,
+        baseline_seconds=statistics.median(seconds["baseline"]),
+        seconds=statistics.median(seconds[name]),
+        ratio=statistics.median(ratios),
+        lowest=min(ratios),
+        highest=max(ratios),
+        at_least=at_least,
+        gate=dict(gate or {}),
+    )
+
+
+def held(name: str, error: float, bound: float) -> dict[str, float]:
+    """An equality gate: the error by name, once it is below its bound (``AssertionError`` otherwise)."""
+    assert error < bound, f"{name}: the two sides differ by {error:.2g}, beyond {bound:.0e}; their times say nothing"
+    return {name: error}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the seconds were measured on."""
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "unknown",
+    )
+    found = {"processor": processor, "threads": torch.get_num_threads(), "versions": versions()}
+    return found if device.type == "cpu" else {**found, "gpu": torch.cuda.get_device_name(device)}
+
+
+def as_records(rows: list[Row]) -> list[dict[str, Any]]:
+    """Rows as plain JSON types."""
+    return [asdict(row) for row in rows]

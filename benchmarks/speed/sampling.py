@@ -1,0 +1,99 @@
+"""Time to a number of images: the plain loop's 250 steps of DDPM against the product's samplers, and its overhead."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from pipelines.generate import generate_all
+from pipelines.model import DiT, load
+from pipelines.sampler import SamplerSettings, sample_latents
+
+from .baseline import plain_ddpm
+from .models import SIZE_OF, random_dit
+from .pairs import FEWER, LOWER, SAME, Row, compared, held, in_turns
+
+GUIDANCE = 4.0
+NUM_PLAIN_STEPS = 250
+NUM_IMAGES = {"cpu": 32, "cuda": 256}
+SHORT = SamplerSettings(sampler="ddpm", num_inference_steps=10, guidance_scale=GUIDANCE)
+
+
+def measure(device: torch.device) -> list[Row]:
+    """The same steps on both sides on a published shape; then images of the embedded model, each side its own way."""
+    return [measure_same(device), *measure_images(device)]
+
+
+def measure_same(device: torch.device) -> Row:
+    """Ten steps of DDPM with guidance on either side."""
+    size = SIZE_OF[device.type]
+    model, seeds, labels = random_dit(size, device), [0, 1], torch.tensor([1, 207])
+
+    def plain() -> torch.Tensor:
+        return plain_ddpm(model, labels, seeds, num_steps=SHORT.num_inference_steps, guidance_scale=GUIDANCE)
+
+    def ours() -> torch.Tensor:
+        return sample_latents(model, labels, seeds, SHORT)
+
+    first, second = plain(), ours()
+    gate = held("latents", float((first - second).norm() / first.norm()), 1e-4)
+    seconds = in_turns({"baseline": plain, "ours": ours}, device, num_rounds=3, num_warm=0)
+    case = f"{size}, 2 images, {SHORT.num_inference_steps} DDPM steps"
+    return compared(seconds, "ours", benchmark="sampler", case=case, lane=SAME, gate=gate)
+
+
+def measure_images(device: torch.device) -> list[Row]:
+    """Images of the embedded model with guidance, from noise to pixels."""
+    model, num_images = load("digits", device=device), NUM_IMAGES[device.type]
+    requests = [(number % model.num_classes, number) for number in range(num_images)]
+    labels, seeds = torch.tensor([label for label, _ in requests]), [seed for _, seed in requests]
+
+    def plain() -> None:
+        model.decode(plain_ddpm(model, labels, seeds, num_steps=NUM_PLAIN_STEPS, guidance_scale=GUIDANCE)).cpu()
+
+    default = SamplerSettings(guidance_scale=GUIDANCE)
+    choices = {
+        "ddim 50": replace(default, sampler="ddim", num_inference_steps=50),
+        "dpm-solver++ 20": default,
+        "dpm-solver++ 20, bf16": replace(default, precision="bf16"),
+    }
+    works = {
+        name: lambda settings=settings: generate_all(model, requests, settings) for name, settings in choices.items()
+    }
+    seconds = in_turns({"baseline": plain, **works}, device, num_rounds=3)
+    return [
+        compared(
+            seconds,
+            name,
+            benchmark="images",
+            lane=LOWER if settings.precision == "bf16" else FEWER,
+            case=f"digits, {num_images} images, {name} against DDPM {NUM_PLAIN_STEPS}",
+        )
+        for name, settings in choices.items()
+    ]
+
+
+def overhead(device: torch.device) -> float:
+    """Share of a sampling run that is spent outside the network: schedulers, noise, guidance."""
+    model = random_dit(SIZE_OF[device.type], device)
+    settings = replace(SHORT, sampler="ddim")
+    spent = timed_predictions(model)
+    started = time.perf_counter()
+    sample_latents(model, torch.tensor([1, 207]), [0, 1], settings)
+    return 1 - sum(spent) / (time.perf_counter() - started)
+
+
+def timed_predictions(model: DiT) -> list[float]:
+    """Have the model note the seconds of each forward pass in the list that is returned."""
+    spent, predict = [], model.predict
+
+    def timed(noisy_latents: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+        started = time.perf_counter()
+        output = predict(noisy_latents, timesteps, class_labels)
+        if output.is_cuda:
+            torch.cuda.synchronize(output.device)
+        spent.append(time.perf_counter() - started)
+        return output
+
+    model.predict = timed
+    return spent
