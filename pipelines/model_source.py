@@ -5,15 +5,17 @@ the original DiT code, which takes its VAE from elsewhere.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .classes import ClassNames
-from .diffusion import NoiseSchedule
+from .companion import SUFFIXES, read_companion
 from .errors import MissingError, UsageError
 from .files import check_weights, read_json
 from .imagenet import NUM_CLASSES
-from .original import SUFFIXES, original_config, read_companion
 from .provenance import erased_classes, unmarked
+
+if TYPE_CHECKING:
+    from .diffusion import NoiseSchedule
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 IMAGENET_MODELS = ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512")  # their class names are known offline
@@ -97,7 +99,11 @@ def classifier_dir(source: str | Path) -> Path | None:
 def transformer_config(source: str | Path) -> dict[str, Any]:
     """The configuration of diffusers' transformer."""
     path = original_path(source)
-    return read_json(resolve_folder(source) / "transformer" / "config.json") if path is None else original_config(path)
+    if path is None:
+        return read_json(resolve_folder(source) / "transformer" / "config.json")
+    from .original import original_config
+
+    return original_config(path)
 
 
 def model_settings(source: str | Path) -> dict[str, Any]:
@@ -128,8 +134,10 @@ def check_config(source: str | Path) -> None:
         )
 
 
-def load_noise_schedule(source: str | Path) -> NoiseSchedule:
+def load_noise_schedule(source: str | Path) -> "NoiseSchedule":
     """The training noise schedule from the folder's scheduler configuration; DiT's own where nothing says another."""
+    from .diffusion import NoiseSchedule
+
     if original_path(source) is not None:
         return NoiseSchedule()
     path = resolve_folder(source) / "scheduler" / "scheduler_config.json"

@@ -3,10 +3,9 @@
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from eval.protocol import Protocol
 from pipelines.classes import ClassNames
@@ -33,6 +32,9 @@ from ..memory import BYTES, count_memory, described, free_bytes, meta_transforme
 from ..memory_savings import RESERVE, fit_memory, peak
 from ..method import Method
 from . import watching
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
@@ -80,7 +82,7 @@ def count(
 
 
 def phase_flops(
-    rows: Mapping[str, int], config: ErasureConfig, kind: PosteriorKind | None, transformer: DiTTransformer2DModel
+    rows: Mapping[str, int], config: ErasureConfig, kind: PosteriorKind | None, transformer: "DiTTransformer2DModel"
 ) -> dict[str, float]:
     """Floating-point operations by phase: those of the rows, and of training the method's posterior and the stop's."""
     row_flops = forward_flops(transformer)
@@ -100,6 +102,8 @@ def posterior_text(kind: PosteriorKind | None, transformer_config: Mapping[str, 
 
 def num_vae_weights(config: ErasureConfig) -> int:
     """Weights of the VAE, from its configuration."""
+    from diffusers import AutoencoderKL
+
     return size_of(on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json")))
 
 
@@ -212,7 +216,7 @@ def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int)
     return images * settings.num_inference_steps * settings.rows_per_step
 
 
-def forward_flops(transformer: DiTTransformer2DModel) -> float:
+def forward_flops(transformer: "DiTTransformer2DModel") -> float:
     """Multiply-adds of one row, counted twice: products with every weight matrix plus attention."""
     config = transformer.config
     tokens = (config.sample_size // config.patch_size) ** 2

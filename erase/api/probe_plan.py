@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval.cost import Cost, Terms, probe_cost
@@ -100,6 +99,8 @@ def attack_flops(cost: Cost, row_flops: float, image_flops: float) -> float:
 
 def decode_flops(config: ErasureConfig) -> float:
     """Floating-point operations of decoding one image, counted on tensors without storage."""
+    from diffusers import AutoencoderKL
+
     vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
     latents = torch.empty(1, *latent_shape_of(transformer_config(config.model)), device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

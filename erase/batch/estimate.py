@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 
 from eval.features import INCEPTION
@@ -77,6 +76,8 @@ def shard_bytes(unit: Unit) -> int:
 @cache
 def num_features(classifier: str) -> int:
     """Dimension of the penultimate features of a timm classifier."""
+    import timm
+
     with torch.device("meta"):
         return timm.create_model(classifier).num_features
 
