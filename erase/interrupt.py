@@ -14,7 +14,8 @@ from pipelines.ranks import largest
 def stop_requests() -> Iterator[list[str]]:
     """Names of the signals received so far; the list fills while the block runs.
 
-    Outside the main thread no handler can be set and the list stays empty. A signal that was ignored stays ignored.
+    Outside the main thread no handler can be set and the list stays empty. A signal that was ignored stays ignored;
+    the command line ignores none.
     """
     received: list[str] = []
     previous = {}
