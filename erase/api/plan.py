@@ -1,7 +1,6 @@
 """The plan of a run before anything is loaded: steps, rows, memory, disk and time, counted from configurations."""
 
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from ..memory import BYTES, count_memory, described, free_bytes, meta_transforme
 from ..memory_savings import RESERVE, fit_memory, peak
 from ..method import Method
 from . import watching
+from .speed import IDLE, measured_flops
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
@@ -229,29 +229,13 @@ def forward_flops(transformer: "DiTTransformer2DModel") -> float:
     return flops + config.num_layers * 4 * tokens**2 * width
 
 
-def measured_flops(device: torch.device) -> float:
-    """FLOP per second of a product of the size that a DiT block has; a fraction of a second to measure."""
-    size = 512 if device.type == "cpu" else 4096
-    left = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    for _ in range(3):
-        left @ left
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started, rounds = time.perf_counter(), 20
-    for _ in range(rounds):
-        left @ left
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 0.35 * rounds * 2 * size**3 / (time.perf_counter() - started)  # share of it that a whole step reaches
-
-
 def text(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     rows = ", ".join(f"{name} {value:,}" for name, value in plan["rows"].items())
     alone, device = plan["processes"] == 1, plan["device"]
     where = device if alone else f"{plan['processes']} processes, the first on {device}"
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in plan["seconds"].items() if value)
-    total = f"about {duration(sum(plan['seconds'].values()))} on {where} ({plan['tflop']:.1f} TFLOP)"
+    total = f"about {duration(sum(plan['seconds'].values()))} on {where}, {IDLE} ({plan['tflop']:.1f} TFLOP)"
     disk = ", ".join(f"{name} {gib(value)}" for name, value in plan["disk"].items() if value)
     return "\n".join(
         [

@@ -19,8 +19,9 @@ from pipelines.provenance import retained_classes
 from ..config import ErasureConfig
 from ..memory import described, meta_transformer
 from .devices import pick_device
-from .plan import duration, forward_flops, measured_flops, on_meta
+from .plan import duration, forward_flops, on_meta
 from .probing import checked_run, wanted_probes
+from .speed import IDLE, measured_flops
 
 SUBJECTS = ("original", "embedding_reset", "erased", "control")
 
@@ -119,5 +120,5 @@ def text(found: Mapping[str, Any]) -> str:
         rows = f"{entry['forward_rows']:,} rows forward, {entry['backward_rows']:,} back"
         time = f"{entry['tflop']:,.1f} TFLOP, about {duration(entry['seconds'])}"
         lines.append(f"{name.ljust(width)}  {rows}, {entry['images']:,} images scored; {time}")
-    total = f"about {duration(found['seconds'])} on {found['device']} ({found['tflop']:,.1f} TFLOP)"
+    total = f"about {duration(found['seconds'])} on {found['device']}, {IDLE} ({found['tflop']:,.1f} TFLOP)"
     return "\n".join([*lines, f"time       {total}; attacks that were made before are not made again"])

@@ -11,7 +11,8 @@ from pipelines.files import read_json
 from pipelines.model_source import classifier_dir, transformer_config
 
 from ..api.devices import pick_device
-from ..api.plan import count, duration, forward_flops, gib, measured_flops
+from ..api.plan import count, duration, forward_flops, gib
+from ..api.speed import IDLE, measured_flops
 from ..memory import BYTES, described, meta_transformer
 from .plan import Plan
 from .units import KINDS, ShardUnit, Unit
@@ -96,7 +97,7 @@ def estimate_text(found: dict[str, Any]) -> str:
             f"images     {found['images']:,}",
             f"rows       {found['rows']:,} (forward passes of one image; backward counted as two)",
             f"disk       {disk or 'nothing'}",
-            f"time       about {total} with {where}: {seconds}",
+            f"time       about {total} with {where}, {IDLE}: {seconds}",
             "An attack counts as the images it is measured on; one that trains takes longer.",
         ]
     )
