@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eval.cost import Cost, Terms, probe_cost
 from eval.evaluate import read_record
-from eval.probe import AMOUNTS
+from eval.probe import AMOUNTS, named_probes
 from eval.protocol import Protocol
 from pipelines.files import read_json
 from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
@@ -20,7 +20,7 @@ from ..config import ErasureConfig
 from ..memory import described, meta_transformer
 from .devices import pick_device
 from .plan import duration, forward_flops, on_meta
-from .probing import checked_run, wanted_probes
+from .probing import checked_run
 from .speed import IDLE, measured_flops
 
 SUBJECTS = ("original", "embedding_reset", "erased", "control")
@@ -40,14 +40,14 @@ def plan(
     It is what a first time takes: outcomes that are kept are counted too, the scoring of a retrained model is not.
     Takes what ``probe`` takes and raises what it raises for a bad name or value.
     """
-    folder = checked_run(run, probes, budget=budget, data=data)
+    folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     if retrained is not None:
         check_model(retrained)
     record, config = read_record(folder.results_path), folder.config
     terms = terms_of(config, Protocol(**record["asked"]["protocol"]), budget=budget)
     subjects = [*SUBJECTS, *(["retrained"] if retrained is not None else [])]
     where = pick_device(device)
-    found = costs(wanted_probes(record, probes), terms, decode_flops(config), num_subjects=len(subjects))
+    found = costs(names, terms, decode_flops(config), num_subjects=len(subjects))
     speed = measured_flops(where)
     return {
         "budget": budget,

@@ -4,30 +4,14 @@ import dataclasses
 
 import pytest
 
-from erase.api import gating, probing, retrained, run
+from erase.api import gating, probing, retrained
 from erase.api.gating import hold_gates
 from erase.api.probing import command_of, probe
 from erase.api.scoring import add_command
 from eval.gates import parse_gates
-from eval.probe import AMOUNTS, Relearning, probe_names
+from eval.probe import AMOUNTS, probe_names
 from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import read_json
-
-SHORT = dataclasses.replace(
-    AMOUNTS["quick"], screening_images=2, inversion_steps=(2, 3), inversion_images=4, relearning_steps=(1, 2),
-    relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=5,
-)  # fmt: skip
-
-
-@pytest.fixture
-def scored(judged_model, pictures, short_protocol, few_images, tmp_path, monkeypatch):
-    """A scored run of the trivial baseline, with a cache of its own."""
-    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(AMOUNTS, "quick", SHORT)
-    return run(
-        judged_model, "three", method="embedding_reset", data=pictures, protocol=short_protocol, reference=pictures,
-        output_dir=tmp_path / "run", progress=False,
-    )  # fmt: skip
 
 
 def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, monkeypatch):
@@ -57,6 +41,8 @@ def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, mo
 def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
     first = probe(scored.run_dir, probes=["relearning"], retrained=judged_model, progress=False)
     assert set(first["probes"]) == {"embedding_restore", "relearning"}
+    assert set(first["attacks"]) == {"relearning"}  # the row probe is the run's own: it is not made again
+    assert first["probes"]["embedding_restore"] == scored.scores["probes"]["embedding_restore"]
     second = probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     assert set(second["probes"]) == {"embedding_restore", "relearning", "unconditional_mass"}
     assert second["probes"]["relearning"] == first["probes"]["relearning"]  # with its floor
@@ -67,7 +53,7 @@ def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
 def test_an_outcome_belongs_to_weights_budget_and_time_embedding(scored, monkeypatch):
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     kept = set((probing.probe_dir()).iterdir())
-    monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(SHORT, retained_images=7))
+    monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(AMOUNTS["quick"], retained_images=7))
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     new = set(probing.probe_dir().iterdir()) - kept
     assert len(new) == 3  # original, erased and control: this erasure is the row reset itself
