@@ -19,6 +19,7 @@ from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import save_tensors
 
+from ..checkpoint import checkpoint_step
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
@@ -92,8 +93,21 @@ def checked_run(run: str | Path, *, budget: str, data: str | None) -> RunDir:
     if data is not None:
         check_source(data)
     if not folder.results_path.exists():
-        raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
+        raise MissingError(f"{folder.path} {why_unscored(folder)}")
     return folder
+
+
+def why_unscored(folder: RunDir) -> str:
+    """How far a run without scores is, and what gives it some."""
+    if folder.state == "complete":
+        return "has no scores: run it with a protocol before it is probed"
+    config = folder.config
+    if folder.is_erased:
+        stands = "is erased and not scored yet"
+    else:
+        step = checkpoint_step(folder.checkpoint_path, config_hash=config.hash)
+        stands = f"is not finished, it stands at step {step} of {config.engine.steps}"
+    return f"{stands}: {f'`{folder.command}`' if folder.command else 'the command that began it'} finishes it"
 
 
 def command_of(

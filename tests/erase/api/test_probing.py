@@ -3,11 +3,15 @@
 import dataclasses
 
 import pytest
+import torch
 
 from erase.api import gating, probing, retrained
 from erase.api.gating import hold_gates
 from erase.api.probing import command_of, probe
 from erase.api.scoring import add_command
+from erase.checkpoint import Checkpoint, save_checkpoint
+from erase.config import ErasureConfig
+from erase.rundir import RunDir
 from eval.gates import parse_gates
 from eval.probe import AMOUNTS, probe_names
 from pipelines.errors import GateFailedError, MissingError, UsageError
@@ -90,6 +94,26 @@ def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_pa
     (scored.run_dir / "eval" / "results.json").unlink()
     with pytest.raises(MissingError, match="has no scores"):
         probe(scored.run_dir)
+
+
+def test_an_unfinished_run_is_refused_with_its_step_and_its_command(tmp_path):
+    folder, config = RunDir(tmp_path / "run"), ErasureConfig(model="tiny", forget_classes=(3,), method="sfron")
+    folder.claim(config, command="erase run three")
+    folder.set_status("interrupted")
+    save_checkpoint(
+        folder.checkpoint_path,
+        Checkpoint(step=120, scalars={}, tensors={"a/b": torch.zeros(1)}),
+        config_hash=config.hash,
+    )
+    with pytest.raises(MissingError, match=r"run is not finished, it stands at step 120 of 300: `erase run three` fin"):
+        probe(folder.path)
+    folder.claim(config)
+    with pytest.raises(MissingError, match=r"120 of 300: the command that began it finishes it$"):
+        probe(folder.path)
+    folder.model_dir.mkdir()
+    (folder.model_dir / "model_index.json").write_text("{}")
+    with pytest.raises(MissingError, match=r"is erased and not scored yet: "):
+        probe(folder.path)
 
 
 def test_commands_are_told_once_each():

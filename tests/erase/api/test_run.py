@@ -10,6 +10,7 @@ import torch
 import erase
 from erase import api
 from erase.api import python_call, request, requesting, run
+from erase.api.result import Unscored
 from erase.rundir import RunDir
 from erase.saliency import density, load_mask
 from erase.task import Loss
@@ -59,6 +60,7 @@ def test_a_run_leaves_its_model_masks_and_record(go, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in mask)
 
     # The same call again reads what is there.
+    assert isinstance(result.scores, Unscored)
     again = go()
     assert again.repeated and not result.repeated and again.seconds == result.seconds
     assert "nothing was run again" in again.text() and "nothing was run again" not in result.text()
