@@ -54,8 +54,8 @@ def stoppable(doing: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from error
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from None
     finally:
         if previous == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, previous)

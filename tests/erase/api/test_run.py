@@ -101,8 +101,9 @@ def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path,
 
     monkeypatch.setattr(api, "score_run", stop)
     monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
-    with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on"):
+    with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on") as stopped:
         go(protocol="small")
+    assert stopped.value.__cause__ is None and stopped.value.__suppress_context__
     assert status_of(tmp_path / "run")["state"] == "interrupted"
 
     # The erased model is there; only the scoring is repeated.
