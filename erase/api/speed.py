@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from .devices import one_thread
+
 IDLE = "if nothing else runs there"  # the speed that is measured
 ROUNDS = 20
 REACHED = 0.35  # share of the speed of a large product that a whole step reaches
@@ -12,12 +14,14 @@ REACHED = 0.35  # share of the speed of a large product that a whole step reache
 def measured_flops(device: torch.device) -> float:
     """FLOP per second of the idle device in a step, from products of the size that a DiT block has.
 
-    The fastest of several short ones counts: what else the machine does at the moment slows some of them, not all. It
-    takes a fraction of a second.
+    The fastest of several short ones counts: what else the machine does at the moment slows some of them, not all.
+    For the same reason threads of a processor are measured one at a time. It takes a fraction of a second.
     """
-    size = 512 if device.type == "cpu" else 4096
+    size, threads = (512, torch.get_num_threads()) if device.type == "cpu" else (4096, 1)
     factor = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    return REACHED * 2 * size**3 / min(seconds_of_product(factor) for _ in range(ROUNDS))
+    with one_thread():
+        seconds = min(seconds_of_product(factor) for _ in range(ROUNDS))
+    return REACHED * threads * 2 * size**3 / seconds
 
 
 def seconds_of_product(factor: torch.Tensor) -> float:
