@@ -24,12 +24,13 @@ from pipelines.posterior_head import (
 from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
+from pipelines.text import counted, explained
 
 from ..config import EngineConfig, ErasureConfig
 from ..configure import method_of
 from ..memory import BYTES, count_memory, described, free_bytes, meta_transformer, moments, num_fishers
 from ..memory_savings import RESERVE, fit_memory, peak
-from ..method import Method
+from ..method import NEEDS, Method
 from . import watching
 from .speed import IDLE, measured_flops
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
+BLOCK_SECONDS = 1e-3  # of calling the operators of a block once, whatever they compute
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 
 
@@ -77,8 +79,20 @@ def count(
         "tflop": sum(flops.values()) / 1e12,
         "memory": {phase.name: {**phase.parts, "total": phase.total} for phase in memory},
         "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
-        "seconds": {name: value / speed / num_launched() for name, value in flops.items()},
+        "seconds": phase_seconds(flops, speed, fishers=least_fisher_seconds(config, method, transformer)),
     }
+
+
+def phase_seconds(flops: Mapping[str, float], speed: float, *, fishers: float) -> dict[str, float]:
+    """Seconds by phase at a speed in FLOP per second; preparation takes no less than its Fisher diagonals."""
+    seconds = {name: value / speed / num_launched() for name, value in flops.items()}
+    return seconds | {"preparation": max(seconds["preparation"], fishers)}
+
+
+def least_fisher_seconds(config: ErasureConfig, method: Method, transformer: "DiTTransformer2DModel") -> float:
+    """Seconds that Fisher diagonals take however small the network: images go through it one at a time."""
+    alone = len(method.needs & {"forget_fisher", "data_fisher"}) * config.fisher_samples
+    return 3 * alone * transformer.config.num_layers * BLOCK_SECONDS / num_launched()
 
 
 def phase_flops(
@@ -242,18 +256,27 @@ def text(plan: Mapping[str, Any]) -> str:
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
             *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
             *([f"neighbours {', '.join(map(watching.line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
-            f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
+            f"method     {plan['method']}, {plan['optimizers']} optimizers, {counted(plan['steps'], 'step')}",
             f"data       {plan['data']}",
-            f"prepares   {', '.join(plan['needs']) or 'nothing'}",
+            f"prepares   {prepared_text(plan)}",
             *([f"posterior  {plan['posterior']}"] if plan["posterior"] else []),
             f"weights    {plan['trainable_weights']:,} trainable",
             f"rows       {rows} (forward passes of one image; backward counted as two)",
             *(f"memory     {memory_text(name, parts)}" for name, parts in plan["memory"].items()),
-            f"disk       {disk}",
+            f"disk       {disk or 'nothing'}",
             *(f"warning    {sentence}" for sentence in plan["warnings"]),
-            f"time       {total}: {seconds}",
+            f"time       {explained(total, seconds)}",
         ]
     )
+
+
+def prepared_text(plan: Mapping[str, Any]) -> str:
+    """What is made before the first step, and how long that takes."""
+    made = [NEEDS[name] for name in plan["needs"]]
+    if plan["rows"]["preparation"] and plan["data"] == REPLAY and "replay" not in plan["needs"]:
+        made.append(NEEDS["replay"])
+    took = plan["seconds"]["preparation"]
+    return f"{'; '.join(made) or 'nothing'}{f' (about {duration(took)})' if took else ''}"
 
 
 def memory_text(name: str, parts: Mapping[str, int]) -> str:

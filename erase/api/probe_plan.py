@@ -15,6 +15,7 @@ from pipelines.files import read_json
 from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
 from pipelines.posterior_head import latent_shape_of
 from pipelines.provenance import retained_classes
+from pipelines.text import counted
 
 from ..config import ErasureConfig
 from ..memory import described, meta_transformer
@@ -113,12 +114,12 @@ def text(found: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     lines = [
         f"budget     {found['budget']}, protocol {found['protocol']}",
-        f"attacks    {len(found['probes'])} probes on each of {', '.join(found['subjects'])}",
+        f"attacks    {counted(len(found['probes']), 'probe')} on each of {', '.join(found['subjects'])}",
     ]
     width = max(map(len, found["probes"]))
     for name, entry in found["probes"].items():
-        rows = f"{entry['forward_rows']:,} rows forward, {entry['backward_rows']:,} back"
+        rows = f"{counted(entry['forward_rows'], 'row')} forward, {entry['backward_rows']:,} back"
         time = f"{entry['tflop']:,.1f} TFLOP, about {duration(entry['seconds'])}"
-        lines.append(f"{name.ljust(width)}  {rows}, {entry['images']:,} images scored; {time}")
+        lines.append(f"{name.ljust(width)}  {rows}, {counted(entry['images'], 'image')} scored; {time}")
     total = f"about {duration(found['seconds'])} on {found['device']}, {IDLE} ({found['tflop']:,.1f} TFLOP)"
     return "\n".join([*lines, f"time       {total}; attacks that were made before are not made again"])

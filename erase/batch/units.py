@@ -15,6 +15,7 @@ import torch
 from eval.blocks import score_block
 from eval.evaluate import read_record, write_record
 from pipelines.errors import MissingError
+from pipelines.text import counted
 
 from ..api import Request, execute
 from ..api.cards import write_card
@@ -131,7 +132,7 @@ class ShardUnit(Unit):
             )  # fmt: skip
             blocks[number] = state
             pictures += [images] if self.keep_images else []
-            print(f"block {number}: {len(block)} images", file=sys.stderr)
+            print(f"block {number}: {counted(len(block), 'image')}", file=sys.stderr)
         facts = {"title": self.title, "weights": self.weights(), "images": self.keep_images}
         kept = torch.cat(pictures) if pictures else None
         write_shard(self.path(folder), Shard(blocks=blocks, facts=facts, images=kept))

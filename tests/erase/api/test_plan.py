@@ -99,6 +99,15 @@ def test_the_posterior_is_named_and_paid(counted, bare_folder):
     assert spent == pytest.approx(trained["head"] - trained["network"] + 20 * row)
 
 
+def test_fisher_diagonals_take_time_in_small_models_too(counted):
+    """Two of them, each of 500 images one by one, forward and twice backward through two blocks."""
+    found = counted(method="sfron", fisher_samples=500, replay_per_class=1)
+    assert found["seconds"]["preparation"] == pytest.approx(3 * 2 * 500 * 2 * plan.BLOCK_SECONDS)
+    told = plan.text(found)
+    assert "the Fisher diagonal of the forget set" in told and "as the retain set (about 6 s)\n" in told
+    assert "prepares   nothing\n" in plan.text(counted(method="embedding_reset", data="digits"))
+
+
 def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
     (tmp_path / "images").mkdir()
     images = str(tmp_path / "images")
@@ -137,7 +146,7 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
     for words in (
         "three, five",
         "sfron, dual optimizers, 40 steps",
-        "data_fisher, forget_fisher",
+        "the Fisher diagonal of the forget set",
         "data       replay",
     ):
         assert words in text
