@@ -4,6 +4,7 @@ A model is named by the embedded ``digits``, a run directory, a diffusers folder
 the original DiT code, which takes its VAE from elsewhere.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from .diffusion import NoiseSchedule
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
-IMAGENET_MODELS = ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512")  # their class names are known offline
+PUBLISHED = {  # models of ImageNet's classes whose configurations are known offline
+    f"facebook/{folder.name}": folder for folder in sorted((Path(__file__).parent / "published").iterdir())
+}
 ORIGINAL_VAE = "stabilityai/sd-vae-ft-ema"  # the decoder of the published samples
 CARD_FILE = "README.md"
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -57,7 +60,25 @@ def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
     if len(path.parts) != 2 or path.is_absolute():
         names = ", ".join(EMBEDDED)
         raise MissingError(f"--model {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
-    return download(str(source), flag="--model", weights=weights)
+    if str(source) in PUBLISHED and not weights:
+        return published_folder(str(source))
+    folder = download(str(source), flag="--model", weights=weights)
+    published_folder.cache_clear()  # the hub was reached
+    return folder
+
+
+@cache
+def published_folder(hub_id: str) -> Path:
+    """Configurations of a published model: the hub's or, where it cannot be reached, those that ship with the tool."""
+    try:
+        return download(hub_id, flag="--model", weights=False)
+    except MissingError:
+        return PUBLISHED[hub_id]
+
+
+def is_known_offline_only(source: str | Path) -> bool:
+    """Whether a model's configurations are those that ship here because the hub could not be reached."""
+    return str(source) in PUBLISHED and resolve_folder(source) == PUBLISHED[str(source)]
 
 
 def download(hub_id: str, *, flag: str, weights: bool) -> Path:
@@ -156,16 +177,12 @@ def load_classes(source: str | Path) -> ClassNames:
 
     The published ImageNet models need no network for this. An erased class has the name that it always had.
     """
-    try:
-        num_classes = transformer_config(source).get("num_embeds_ada_norm", NUM_CLASSES)
-    except MissingError:
-        if str(source) in IMAGENET_MODELS:
-            return ClassNames.imagenet()
-        raise
+    num_classes = transformer_config(source).get("num_embeds_ada_norm", NUM_CLASSES)
     path = original_path(source)
     index = read_json(resolve_folder(source) / "model_index.json") if path is None else read_companion(path)
     labels = index.get("id2label") or {}
-    if path is not None and not labels and num_classes == NUM_CLASSES:
+    imagenet = str(source) in PUBLISHED or (path is not None and num_classes == NUM_CLASSES)
+    if imagenet and not labels:
         return ClassNames.imagenet()
     listed = [labels.get(str(number), str(number)) for number in range(num_classes)]
     return ClassNames(unmarked(listed, erased_classes(read_provenance(source))))

@@ -11,7 +11,14 @@ from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
 from pipelines.files import read_json
 from pipelines.launcher import num_launched
-from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
+from pipelines.model_source import (
+    is_known_offline_only,
+    load_classes,
+    load_noise_schedule,
+    read_provenance,
+    transformer_config,
+    vae_dir,
+)
 from pipelines.posterior_head import (
     PosteriorKind,
     forward_share,
@@ -32,13 +39,13 @@ from ..memory import BYTES, count_memory, described, free_bytes, meta_transforme
 from ..memory_savings import RESERVE, fit_memory, peak
 from ..method import NEEDS, Method
 from . import watching
-from .speed import IDLE, measured_flops
+from .speed import IDLE, least_fisher_seconds, measured_flops, phase_seconds
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
-BLOCK_SECONDS = 1e-3  # of calling the operators of a block once, whatever they compute
+OFFLINE = "from the published architecture; the hub could not be reached"
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 
 
@@ -66,6 +73,7 @@ def count(
         "neighbours": watching.described(config.model, neighbours),
         "warnings": sibling_warnings(names, removed),
         "model": config.model,
+        "offline": is_known_offline_only(config.model),
         "method": config.method,
         "optimizers": config.engine.optimizers,
         "data": config.data,
@@ -81,18 +89,6 @@ def count(
         "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
         "seconds": phase_seconds(flops, speed, fishers=least_fisher_seconds(config, method, transformer)),
     }
-
-
-def phase_seconds(flops: Mapping[str, float], speed: float, *, fishers: float) -> dict[str, float]:
-    """Seconds by phase at a speed in FLOP per second; preparation takes no less than its Fisher diagonals."""
-    seconds = {name: value / speed / num_launched() for name, value in flops.items()}
-    return seconds | {"preparation": max(seconds["preparation"], fishers)}
-
-
-def least_fisher_seconds(config: ErasureConfig, method: Method, transformer: "DiTTransformer2DModel") -> float:
-    """Seconds that Fisher diagonals take however small the network: images go through it one at a time."""
-    alone = len(method.needs & {"forget_fisher", "data_fisher"}) * config.fisher_samples
-    return 3 * alone * transformer.config.num_layers * BLOCK_SECONDS / num_launched()
 
 
 def phase_flops(
@@ -254,6 +250,7 @@ def text(plan: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
+            *([f"planned    {OFFLINE}"] if plan["offline"] else []),
             *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
             *([f"neighbours {', '.join(map(watching.line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
             f"method     {plan['method']}, {plan['optimizers']} optimizers, {counted(plan['steps'], 'step')}",
