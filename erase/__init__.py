@@ -8,7 +8,14 @@ it, ``erase.evaluate`` scores it again. ``erase.load`` opens a model, ``erase.dr
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.model import load
+
+    from .api import PROTOCOLS, evaluate, run
+    from .api.drawing import draw
+    from .api.probing import probe
 
 __all__ = ["PROTOCOLS", "draw", "evaluate", "load", "probe", "run"]
 
@@ -39,3 +46,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'erase' has no attribute {name!r}")
     _check_siblings()
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names beside those that are there already."""
+    return sorted({*globals(), *__all__})

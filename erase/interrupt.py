@@ -14,7 +14,8 @@ from pipelines.ranks import largest
 def stop_requests() -> Iterator[list[str]]:
     """Names of the signals received so far; the list fills while the block runs.
 
-    Outside the main thread no handler can be set and the list stays empty. A signal that was ignored stays ignored.
+    Outside the main thread no handler can be set and the list stays empty. A signal that was ignored stays ignored;
+    the command line ignores none.
     """
     received: list[str] = []
     previous = {}
@@ -53,8 +54,8 @@ def stoppable(doing: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from error
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from None
     finally:
         if previous == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, previous)

@@ -9,11 +9,10 @@ import json
 import weakref
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from diffusers import DiTTransformer2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,6 +25,9 @@ from .config import EngineConfig, ErasureConfig
 from .evidence import samples_at_once
 from .method import Method
 from .squared_gradients import GRADIENTS_AT_ONCE
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 BYTES = 4  # of a float32
 MOMENT_BYTES = {"full": 2 * BYTES, "packed": 2 * BYTES + 4, "8bit": 2 * (1 + BYTES / 256)}  # for each weight kept
@@ -141,7 +143,7 @@ def num_weights(transformer_config: dict[str, Any]) -> int:
 
 
 @lru_cache
-def meta_transformer(description: str) -> DiTTransformer2DModel:
+def meta_transformer(description: str) -> "DiTTransformer2DModel":
     """The DiT of a ``described`` configuration without storage, made once; not to be changed."""
     with torch.device("meta"):
         return tied_transformer(json.loads(description))
@@ -152,8 +154,10 @@ def described(transformer_config: dict[str, Any]) -> str:
     return json.dumps(dict(transformer_config), sort_keys=True, default=str)
 
 
-def tied_transformer(transformer_config: dict[str, Any]) -> DiTTransformer2DModel:
+def tied_transformer(transformer_config: dict[str, Any]) -> "DiTTransformer2DModel":
     """An untrained DiT as it is erased: one embedder for all blocks."""
+    from diffusers import DiTTransformer2DModel
+
     transformer = DiTTransformer2DModel.from_config(transformer_config)
     tie_embedders(transformer, time_embedding="diffusers", check=False)
     return transformer.eval()

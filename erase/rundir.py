@@ -32,6 +32,7 @@ class RunDir:
         self.config_path = path / "config.yaml"
         self.model_dir = path / "model"
         self.checkpoint_path = path / "checkpoint" / "last.safetensors"
+        self.env_path = path / "env.json"
         self.metrics_path = path / "metrics.jsonl"
         self.results_path = path / "eval" / "results.json"
         self.report_path = path / "report.html"
@@ -69,15 +70,15 @@ class RunDir:
                 "repeat its options to resume it, or name another folder"
             )
 
-    def claim(self, config: ErasureConfig) -> None:
-        """Check, create the folder and write the configuration and the environment."""
+    def claim(self, config: ErasureConfig, *, command: str = "") -> None:
+        """Check, create the folder and write the configuration, the environment and the command that asks for it."""
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_path.exists():  # first: without it the folder would not be known as a run
             write_yaml(config.as_dict(), self.config_path)
         for folder in (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir):
             folder.mkdir(exist_ok=True)
-        write_json(environment(), self.path / "env.json")
+        write_json({**environment(), "command": command}, self.env_path)
 
     def set_status(self, state: str, *, reason: str = "", seconds: float = 0.0) -> None:
         """Record how far the run is: erasing, scoring, complete, diverged or interrupted; why, and after how long."""
@@ -102,6 +103,11 @@ class RunDir:
         """The recorded state; ``new`` without one."""
         path = self.path / "status.json"
         return read_json(path)["state"] if path.exists() else "new"
+
+    @property
+    def command(self) -> str:
+        """The command that began the run or took it up last; empty where nobody noted it."""
+        return read_json(self.env_path).get("command", "") if self.env_path.exists() else ""
 
     @property
     def seconds(self) -> float:

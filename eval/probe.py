@@ -182,6 +182,13 @@ def probe_names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(probes.__path__)))
 
 
+def named_probes(names: Sequence[str]) -> tuple[str, ...]:
+    """The probes of these names, each once, or all where none is named (``UsageError`` lists the names)."""
+    for name in names:
+        probe_module(name)
+    return tuple(dict.fromkeys(names)) or probe_names()
+
+
 def load_probe(name: str) -> Probe:
     """A probe's ``run`` by its file name (``UsageError`` lists the names)."""
     return probe_module(name).run

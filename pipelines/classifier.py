@@ -4,7 +4,6 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -70,6 +69,8 @@ def build_classifier(
     architecture: str, *, num_classes: int, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Classifier:
     """An untrained timm classifier."""
+    import timm
+
     network = timm.create_model(architecture, num_classes=num_classes)
     return Classifier(name=architecture, network=network.eval(), input_size=input_size, mean=mean, std=std)
 
@@ -122,6 +123,8 @@ def load_pretrained(name: str, *, weights: str | None = None, flag: str = "--cla
 
     ``weights`` is a local file (.safetensors, or a pickle of weights alone) in the place of timm's download.
     """
+    import timm
+
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]) or "none similar"
         raise MissingError(f"{flag} {name} is neither a folder nor a timm model; similar names: {close}")

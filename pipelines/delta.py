@@ -5,14 +5,16 @@ A delta is reversible by whoever holds the base: it names every weight that move
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from .errors import MissingError, UsageError
 from .tensor_file import bits, load_tensors, save_tensors, tensors_sha256
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 KIND = "dit-erase delta 1"
 SPARSE = 1 / 3  # share of changed weights below which places and values are smaller than the whole tensor
@@ -28,12 +30,12 @@ class Delta:
     about: dict[str, Any]  # base, erased classes and configuration, as plain JSON
 
 
-def weights_sha256(transformer: DiTTransformer2DModel) -> str:
+def weights_sha256(transformer: "DiTTransformer2DModel") -> str:
     """A digest of all weights by plain name, each embedder once; device and file format play no part."""
     return tensors_sha256(dict(transformer.named_parameters()))
 
 
-def difference(base: DiTTransformer2DModel, changed: DiTTransformer2DModel, *, about: dict[str, Any]) -> Delta:
+def difference(base: "DiTTransformer2DModel", changed: "DiTTransformer2DModel", *, about: dict[str, Any]) -> Delta:
     """The delta between two models of one shape (``UsageError`` for unlike ones)."""
     before, after = dict(base.named_parameters()), dict(changed.named_parameters())
     if {name: each.shape for name, each in before.items()} != {name: each.shape for name, each in after.items()}:
@@ -53,7 +55,7 @@ def difference(base: DiTTransformer2DModel, changed: DiTTransformer2DModel, *, a
 
 
 @torch.no_grad()
-def apply_delta(transformer: DiTTransformer2DModel, delta: Delta) -> None:
+def apply_delta(transformer: "DiTTransformer2DModel", delta: Delta) -> None:
     """Put a delta onto its base, in place; ``UsageError`` for another base."""
     if weights_sha256(transformer) != delta.base_sha256:
         raise UsageError(

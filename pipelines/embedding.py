@@ -6,14 +6,15 @@ longer fit the original format. Copies are tied when a model is loaded and writt
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import DiTTransformer2DModel
-from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 TimeEmbedding = Literal["diffusers", "original"]
 
@@ -25,6 +26,8 @@ class TiedEmbedder(nn.Module):
     """
 
     def __init__(self, embedder: nn.Module, *, time_embedding: TimeEmbedding) -> None:
+        from diffusers.models.embeddings import Timesteps
+
         super().__init__()
         shift = {"diffusers": 1, "original": 0}[time_embedding]
         self.time_proj = Timesteps(num_channels=256, flip_sin_to_cos=True, downscale_freq_shift=shift)
@@ -45,7 +48,7 @@ class TiedEmbedder(nn.Module):
 
 
 def tie_embedders(
-    transformer: DiTTransformer2DModel,
+    transformer: "DiTTransformer2DModel",
     *,
     time_embedding: TimeEmbedding,
     keep_untied: bool = False,
@@ -82,19 +85,19 @@ def tie_embedders(
         transformer.register_forward_hook(_drop_memo)
 
 
-def _start_memo(transformer: DiTTransformer2DModel, args: tuple) -> None:
+def _start_memo(transformer: "DiTTransformer2DModel", args: tuple) -> None:
     """Let the embedder remember its result, except where checkpointing recomputes blocks outside the forward pass."""
     embedder = transformer.transformer_blocks[0].norm1.emb
     embedder.memo, embedder.remember = None, not transformer.gradient_checkpointing
 
 
-def _drop_memo(transformer: DiTTransformer2DModel, args: tuple, output: object) -> None:
+def _drop_memo(transformer: "DiTTransformer2DModel", args: tuple, output: object) -> None:
     """Forget the result, so that no graph outlives its forward pass."""
     embedder = transformer.transformer_blocks[0].norm1.emb
     embedder.memo, embedder.remember = None, False
 
 
-def untied_state_dict(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
+def untied_state_dict(transformer: "DiTTransformer2DModel") -> dict[str, Tensor]:
     """The state dict in diffusers' layout: every block holds its own copy of the embedder."""
     state, seen = {}, set()
     for name, tensor in transformer.state_dict().items():
@@ -104,19 +107,19 @@ def untied_state_dict(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
     return state
 
 
-def label_table(transformer: DiTTransformer2DModel) -> nn.Parameter:
+def label_table(transformer: "DiTTransformer2DModel") -> nn.Parameter:
     """The label embedding table (num_classes + 1, D); its last row is the null class."""
     return transformer.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
 
 
-def label_table_name(transformer: DiTTransformer2DModel) -> str:
+def label_table_name(transformer: "DiTTransformer2DModel") -> str:
     """The parameter name of the label table."""
     table = label_table(transformer)
     return next(name for name, parameter in transformer.named_parameters() if parameter is table)
 
 
 @contextmanager
-def looked_up(transformer: DiTTransformer2DModel, rows: Tensor) -> Iterator[None]:
+def looked_up(transformer: "DiTTransformer2DModel", rows: Tensor) -> Iterator[None]:
     """Inside, forward passes find ``rows`` (B, D) in the place of their labels' rows, and gradients reach them.
 
     A backward pass that recomputes activations belongs inside too.
@@ -131,7 +134,7 @@ def looked_up(transformer: DiTTransformer2DModel, rows: Tensor) -> Iterator[None
 
 
 @torch.no_grad()
-def set_label_row(transformer: DiTTransformer2DModel, class_label: int, row: Tensor) -> None:
+def set_label_row(transformer: "DiTTransformer2DModel", class_label: int, row: Tensor) -> None:
     """Overwrite one row (D,) of the label table; untied copies are all overwritten."""
     for block in transformer.transformer_blocks:
         block.norm1.emb.class_embedder.embedding_table.weight[class_label] = row

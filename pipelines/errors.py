@@ -16,6 +16,10 @@ class DivergedError(RuntimeError):
 class InterruptedRun(RuntimeError):
     """The run was stopped on request and continues when the same command is given again (exit code 75)."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in the place of a traceback: who stops a run knows where it was."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class GateFailedError(RuntimeError):
     """The run finished but a value lies outside a gate that the user set (exit code 3)."""

@@ -1,13 +1,17 @@
 """What is known offline about ImageNet's 1000 classes: wnids, names and definitions (timm, torchvision), co-labels.
 
+The tables are read as files of the two packages: importing either imports torch, which takes seconds.
 Co-labels are ReaL, several labels for each validation image: Beyer et al., "Are we done with ImageNet?" (2006.07159).
 """
 
+import csv
 import json
-import pkgutil
+import runpy
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 NUM_CLASSES = 1000
 
@@ -25,18 +29,28 @@ class ImageNetClass:
 @cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """The 1000 classes in index order."""
-    from timm.data import ImageNetInfo
-    from torchvision.models import ResNet18_Weights
+    wnids = timm_table("imagenet_synsets.txt").splitlines()
+    lemmas, definitions = (
+        dict(csv.reader(timm_table(f"imagenet_synset_to_{kind}.txt").splitlines(), delimiter="\t"))
+        for kind in ("lemma", "definition")
+    )
+    torchvision_names = runpy.run_path(package_dir("torchvision") / "models" / "_meta.py")["_IMAGENET_CATEGORIES"]
+    return tuple(
+        ImageNetClass(index, wnid, tuple(dict.fromkeys([*lemmas[wnid].split(", "), name])), definitions[wnid])
+        for index, (wnid, name) in enumerate(zip(wnids, torchvision_names, strict=True))
+    )
 
-    info = ImageNetInfo("imagenet-1k")
-    torchvision_names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    classes = []
-    for index, wnid in enumerate(info.label_names()):
-        lemmas = info.label_name_to_description(wnid)
-        definition = info.label_name_to_description(wnid, detailed=True).removeprefix(f"{lemmas}: ")
-        names = dict.fromkeys([*lemmas.split(", "), torchvision_names[index]])
-        classes.append(ImageNetClass(index, wnid, tuple(names), definition))
-    return tuple(classes)
+
+def timm_table(name: str) -> str:
+    """The text of one of timm's tables."""
+    return (package_dir("timm") / "data" / "_info" / name).read_text(encoding="utf-8")
+
+
+def package_dir(name: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    spec = find_spec(name)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 @cache
@@ -48,11 +62,9 @@ def imagenet_wnids() -> dict[str, ImageNetClass]:
 @cache
 def co_label_counts() -> tuple[Counter[int], Counter[tuple[int, int]]]:
     """ReaL images that show each class, and ReaL images that show both classes of an ordered pair."""
-    data = pkgutil.get_data("timm.data", "_info/imagenet_real_labels.json")
-    assert data is not None
     single: Counter[int] = Counter()
     pairs: Counter[tuple[int, int]] = Counter()
-    for labels in json.loads(data):
+    for labels in json.loads(timm_table("imagenet_real_labels.json")):
         present = set(labels)
         single.update(present)
         pairs.update((first, second) for first in present for second in present if first != second)

@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
 from .classes import ClassNames
@@ -33,16 +32,19 @@ from .original import original_config, read_original, to_diffusers
 from .provenance import erased_classes, marked
 from .sampler import ddim_scheduler
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
+
 PIXELS_AT_ONCE = 2**21  # through the VAE, 32 images of 256 x 256: its activations are the largest there are
-Network = TypeVar("Network", DiTTransformer2DModel, AutoencoderKL)
+Network = TypeVar("Network", "DiTTransformer2DModel", "AutoencoderKL")
 
 
 @dataclass(kw_only=True)
 class DiT:
     """A class-conditional diffusion transformer over VAE latents (arXiv 2212.09748), ready to sample and train."""
 
-    transformer: DiTTransformer2DModel  # embedders tied, always in eval mode
-    vae: AutoencoderKL
+    transformer: "DiTTransformer2DModel"  # embedders tied, always in eval mode
+    vae: "AutoencoderKL"
     noise_schedule: NoiseSchedule
     classes: ClassNames
     time_embedding: TimeEmbedding = "diffusers"
@@ -128,11 +130,13 @@ class DiT:
         transformer = copy.deepcopy(self.transformer).requires_grad_(False)
         return DiT(**{**vars(self), "transformer": transformer})
 
-    def to_diffusers(self) -> DiTPipeline:
+    def to_diffusers(self) -> "DiTPipeline":
         """An ordinary ``DiTPipeline`` with untied embedders and a DDIM scheduler.
 
         Raises ``UsageError`` for a model with the original time embedding, which diffusers would evaluate differently.
         """
+        from diffusers import DiTPipeline
+
         if self.time_embedding != "diffusers":
             raise UsageError("diffusers has no original time embedding: load this model with pipelines.model.load")
         scheduler = ddim_scheduler(self.noise_schedule)
@@ -149,8 +153,10 @@ class DiT:
         return dict(enumerate(marked(self.classes.labels, erased_classes(self.provenance))))
 
 
-def untied_copy(transformer: DiTTransformer2DModel) -> DiTTransformer2DModel:
+def untied_copy(transformer: "DiTTransformer2DModel") -> "DiTTransformer2DModel":
     """The same network in diffusers' layout; weights are shared except for the copies of the embedder."""
+    from diffusers import DiTTransformer2DModel
+
     with torch.device("meta"):
         copied = DiTTransformer2DModel.from_config(transformer.config)
     copied.load_state_dict(untied_state_dict(transformer), assign=True)
@@ -171,6 +177,8 @@ def load(
     ``vae`` is the VAE of an original checkpoint, a folder or hub id. Raises ``MissingError`` when weights are absent,
     truncated or not weights, ``UsageError`` when they are something other than a DiT with learned variance.
     """
+    from diffusers import AutoencoderKL
+
     check_model(source, vae=vae)
     settings = model_settings(source)
     time_embedding = time_embedding or settings.get("time_embedding", "diffusers")
@@ -190,8 +198,10 @@ def load(
     return model.to(device)
 
 
-def load_transformer(source: str | Path) -> DiTTransformer2DModel:
+def load_transformer(source: str | Path) -> "DiTTransformer2DModel":
     """The transformer of a model in diffusers' layout and in float32, its embedders not yet tied."""
+    from diffusers import DiTTransformer2DModel
+
     path = original_path(source)
     if path is None:
         return load_network(DiTTransformer2DModel, resolve_folder(source) / "transformer")

@@ -4,19 +4,24 @@ A model is named by the embedded ``digits``, a run directory, a diffusers folder
 the original DiT code, which takes its VAE from elsewhere.
 """
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .classes import ClassNames
-from .diffusion import NoiseSchedule
+from .companion import SUFFIXES, read_companion
 from .errors import MissingError, UsageError
 from .files import check_weights, read_json
 from .imagenet import NUM_CLASSES
-from .original import SUFFIXES, original_config, read_companion
 from .provenance import erased_classes, unmarked
 
+if TYPE_CHECKING:
+    from .diffusion import NoiseSchedule
+
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
-IMAGENET_MODELS = ("facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512")  # their class names are known offline
+PUBLISHED = {  # models of ImageNet's classes whose configurations are known offline
+    f"facebook/{folder.name}": folder for folder in sorted((Path(__file__).parent / "published").iterdir())
+}
 ORIGINAL_VAE = "stabilityai/sd-vae-ft-ema"  # the decoder of the published samples
 CARD_FILE = "README.md"
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -55,7 +60,25 @@ def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
     if len(path.parts) != 2 or path.is_absolute():
         names = ", ".join(EMBEDDED)
         raise MissingError(f"--model {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
-    return download(str(source), flag="--model", weights=weights)
+    if str(source) in PUBLISHED and not weights:
+        return published_folder(str(source))
+    folder = download(str(source), flag="--model", weights=weights)
+    published_folder.cache_clear()  # the hub was reached
+    return folder
+
+
+@cache
+def published_folder(hub_id: str) -> Path:
+    """Configurations of a published model: the hub's or, where it cannot be reached, those that ship with the tool."""
+    try:
+        return download(hub_id, flag="--model", weights=False)
+    except MissingError:
+        return PUBLISHED[hub_id]
+
+
+def is_known_offline_only(source: str | Path) -> bool:
+    """Whether a model's configurations are those that ship here because the hub could not be reached."""
+    return str(source) in PUBLISHED and resolve_folder(source) == PUBLISHED[str(source)]
 
 
 def download(hub_id: str, *, flag: str, weights: bool) -> Path:
@@ -97,7 +120,11 @@ def classifier_dir(source: str | Path) -> Path | None:
 def transformer_config(source: str | Path) -> dict[str, Any]:
     """The configuration of diffusers' transformer."""
     path = original_path(source)
-    return read_json(resolve_folder(source) / "transformer" / "config.json") if path is None else original_config(path)
+    if path is None:
+        return read_json(resolve_folder(source) / "transformer" / "config.json")
+    from .original import original_config
+
+    return original_config(path)
 
 
 def model_settings(source: str | Path) -> dict[str, Any]:
@@ -128,8 +155,10 @@ def check_config(source: str | Path) -> None:
         )
 
 
-def load_noise_schedule(source: str | Path) -> NoiseSchedule:
+def load_noise_schedule(source: str | Path) -> "NoiseSchedule":
     """The training noise schedule from the folder's scheduler configuration; DiT's own where nothing says another."""
+    from .diffusion import NoiseSchedule
+
     if original_path(source) is not None:
         return NoiseSchedule()
     path = resolve_folder(source) / "scheduler" / "scheduler_config.json"
@@ -148,16 +177,12 @@ def load_classes(source: str | Path) -> ClassNames:
 
     The published ImageNet models need no network for this. An erased class has the name that it always had.
     """
-    try:
-        num_classes = transformer_config(source).get("num_embeds_ada_norm", NUM_CLASSES)
-    except MissingError:
-        if str(source) in IMAGENET_MODELS:
-            return ClassNames.imagenet()
-        raise
+    num_classes = transformer_config(source).get("num_embeds_ada_norm", NUM_CLASSES)
     path = original_path(source)
     index = read_json(resolve_folder(source) / "model_index.json") if path is None else read_companion(path)
     labels = index.get("id2label") or {}
-    if path is not None and not labels and num_classes == NUM_CLASSES:
+    imagenet = str(source) in PUBLISHED or (path is not None and num_classes == NUM_CLASSES)
+    if imagenet and not labels:
         return ClassNames.imagenet()
     listed = [labels.get(str(number), str(number)) for number in range(num_classes)]
     return ClassNames(unmarked(listed, erased_classes(read_provenance(source))))

@@ -9,17 +9,19 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .companion import companion_path, read_companion
 from .errors import MissingError, UsageError
-from .files import check_safetensors, read_json, write_json
+from .files import check_safetensors
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
+
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of DiT-S, B, L and XL by width: weights alone do not tell
 TOKENS = 256  # of the published 256-pixel models, for a checkpoint without its position table
 NORM_EPS = 1e-6  # diffusers' own DiT folders say 1e-5 for one of the norms
@@ -100,17 +102,6 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def companion_path(path: Path) -> Path:
-    """The file beside a checkpoint that says what weights cannot: heads, class names and, if known, provenance."""
-    return path.with_suffix(".dit.json")
-
-
-def read_companion(path: Path) -> dict[str, Any]:
-    """What the companion of a checkpoint says; nothing where there is none."""
-    companion = companion_path(path)
-    return read_json(companion) if companion.exists() else {}
-
-
 def depth_of(state: Mapping[str, Tensor]) -> int:
     """Number of transformer blocks."""
     return 1 + max(int(found[1]) for found in map(BLOCK.fullmatch, state) if found)
@@ -164,7 +155,7 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def to_original(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
+def to_original(transformer: "DiTTransformer2DModel") -> dict[str, Tensor]:
     """Weights of a tied transformer under the original names, with its position table: what the original code loads."""
     state = transformer.state_dict()
     converted = {"pos_embed": transformer.pos_embed.pos_embed.detach().clone()}
@@ -188,12 +179,3 @@ def original_block(state: Mapping[str, Tensor], index: int) -> Iterator[tuple[st
         yield f"blocks.{index}.attn.qkv.{kind}", torch.cat(parts)
         for theirs, ours in INSIDE.items():
             yield f"blocks.{index}.{theirs}.{kind}", state[f"transformer_blocks.{index}.{ours}.{kind}"]
-
-
-def write_companion(
-    path: Path, *, num_attention_heads: int, id2label: Mapping[int, str], provenance: Mapping[str, Any]
-) -> None:
-    """Write the companion of an exported checkpoint, so that it loads again without a question."""
-    labels = {str(index): label for index, label in id2label.items()}
-    facts = {"num_attention_heads": num_attention_heads, "id2label": labels, "provenance": dict(provenance)}
-    write_json(facts, companion_path(path))

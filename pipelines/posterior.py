@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from diffusers.models.embeddings import Timesteps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -39,6 +38,8 @@ class PosteriorNetwork(Posterior):
     """A residual MLP over flattened latents whose layers are modulated by the timestep: for small latents."""
 
     def __init__(self, latent_shape: tuple[int, int, int], num_classes: int, *, width: int = 512, depth: int = 3):
+        from diffusers.models.embeddings import Timesteps
+
         super().__init__()
         self.time_proj = Timesteps(num_channels=64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_mlp = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 2 * width * depth))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from .delta import weights_sha256
@@ -32,6 +31,8 @@ class BlockHead(nn.Module):
     """Mean and deviation over tokens, modulated by the timestep, to logits: (B, 2D) and (B,) to (B, num_classes)."""
 
     def __init__(self, width: int, num_classes: int) -> None:
+        from diffusers.models.embeddings import Timesteps
+
         super().__init__()
         self.time_proj = Timesteps(num_channels=64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_mlp = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 4 * width))

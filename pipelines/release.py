@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 from safetensors import safe_open
 
 from .errors import UsageError
@@ -25,6 +24,8 @@ def check_release(folder: Path) -> list[str]:
     Raises ``UsageError`` for a file that ``save`` does not write (averaged weights, an optimizer, a checkpoint, masks,
     a delta) and for a tensor that is none of the network's; ``MissingError`` for weights that are absent or damaged.
     """
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     for name in files:
         if not EXPECTED.fullmatch(name):

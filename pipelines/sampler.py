@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .diffusion import NoiseSchedule
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
     from .model import DiT
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
@@ -60,15 +60,19 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, object]:
     }
 
 
-def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
+def ddim_scheduler(schedule: NoiseSchedule) -> "DDIMScheduler":
     """DDIM (eta 0) without clipping, first timestep T - 1; also the scheduler of a saved folder."""
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler.from_config(scheduler_config(schedule), clip_sample=False, timestep_spacing="trailing")
 
 
 def build_scheduler(
     schedule: NoiseSchedule, settings: SamplerSettings
-) -> DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler:
+) -> "DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler":
     """A fresh diffusers scheduler, its timesteps set (``UsageError`` for a number of steps that it cannot take)."""
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+
     check_steps(schedule, settings)
     steps = settings.num_inference_steps
     if settings.sampler == "ddim":
@@ -110,6 +114,8 @@ def sample_latents(
 
     With ``last`` they are those before step ``last`` (from 0), still noisy.
     """
+    from diffusers.utils.torch_utils import randn_tensor
+
     generators = noise_generators(seeds)
     noise = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
     return denoise(model, noise, class_labels, generators, settings, last=last)
@@ -153,6 +159,8 @@ def noised_to(
     model: "DiT", latents: Tensor, generators: list[torch.Generator], settings: SamplerSettings, *, first: int
 ) -> Tensor:
     """Clean latents (B, C, H, W) at the noise that sampling step ``first`` begins with (SDEdit, arXiv 2108.01073)."""
+    from diffusers.utils.torch_utils import randn_tensor
+
     timestep = build_scheduler(model.noise_schedule, settings).timesteps[first]
     noise = randn_tensor(latents.shape, generator=generators, device=model.device)
     timesteps = torch.full((len(latents),), int(timestep), device=model.device)

@@ -18,6 +18,16 @@ def did_you_mean(word: str, known: Iterable[str], *, typed: Callable[[str], str]
     return f"did you mean {typed(near[0])}? " if near else ""
 
 
+def counted(number: int, noun: str, *, plural: str = "") -> str:
+    """``1 image``, ``1,200 images``; ``plural`` is for nouns that do not take an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def explained(claim: str, parts: str) -> str:
+    """``claim: parts``, or the claim alone where it has no parts."""
+    return f"{claim}: {parts}" if parts else claim
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
     """A Markdown table whose first columns are text, aligned left, and whose others are numbers."""
     rule = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)

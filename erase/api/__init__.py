@@ -22,7 +22,7 @@ from .judging import protocol_scorer, try_judges
 from .keeping import Clock, begin, end, keep_erased
 from .redrawing import redraw
 from .requesting import Request, request
-from .result import Result
+from .result import Result, Unscored
 from .scoring import kept_record, preview_grid, score_run
 from .stopping import EarlyStopScore, early_stop_score
 from .watching import Neighbours
@@ -102,7 +102,7 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         check_model(asked.config.model, vae=asked.config.vae)
         try_judges(asked.protocol, asked.judges)
     scorer = stop_scorer(asked, folder, progress=progress)
-    on_first(lambda: folder.claim(asked.config))
+    on_first(lambda: folder.claim(asked.config, command=command))
     with shared_errors():
         find_run(folder.path)  # every process reads what the first one writes
     clock.spent, repeated = on_first(lambda: (folder.seconds, is_finished(asked, folder)))
@@ -148,12 +148,12 @@ def is_finished(asked: Request, folder: RunDir) -> bool:
 def scored(
     original: DiT, erased: DiT, asked: Request, folder: RunDir, clock: Clock, *, command: str, progress: bool
 ) -> dict[str, Any]:
-    """The result record of a run; empty when it was asked not to score.
+    """The result record of a run; ``Unscored`` when it was asked not to score.
 
     Scores that are there for the same protocol and reference are read; a report that is missing is drawn from them.
     """
     if asked.protocol is None:
-        return {}
+        return Unscored()
     record, shown = on_first(lambda: (kept_record(folder, asked.protocol, asked.judges), folder.report_path.exists()))
     if record is not None and shown:
         return record

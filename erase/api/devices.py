@@ -1,5 +1,8 @@
 """Which device a command runs on, and how many processes can share a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from pipelines.errors import UsageError
@@ -43,3 +46,14 @@ def check_ranks(engine: EngineConfig) -> None:
             f"--robust-label-rows {engine.robust_label_rows} times --robust-label-images {engine.robust_label_images} "
             f"must be at least the number of processes, {num_ranks()}"
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, tensors on one thread: sums have one order, and the other cores are left to others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from pipelines.companion import write_companion
 from pipelines.delta import apply_delta, difference, load_delta, save_delta
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import check_output, replace_file
 from pipelines.model import DiT, load, save
 from pipelines.model_source import original_path
-from pipelines.original import to_original, write_companion
+from pipelines.original import to_original
 
 from ..card import model_card
 from ..config import erasure_from_dict

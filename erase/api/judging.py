@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
@@ -152,6 +151,8 @@ def find_classifier(given: str, *, flag: str) -> tuple[str, str | None]:
 
     Raises ``UsageError`` for what is no classifier and ``MissingError`` for weights that do not exist.
     """
+    import timm
+
     for folder in (Path(given), Path(given) / "classifier", Path(given) / "model" / "classifier"):
         if (folder / "config.json").exists() and "architecture" in read_json(folder / "config.json"):
             return str(folder), None

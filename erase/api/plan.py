@@ -1,19 +1,24 @@
 """The plan of a run before anything is loaded: steps, rows, memory, disk and time, counted from configurations."""
 
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from eval.protocol import Protocol
 from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
 from pipelines.files import read_json
 from pipelines.launcher import num_launched
-from pipelines.model_source import load_classes, load_noise_schedule, read_provenance, transformer_config, vae_dir
+from pipelines.model_source import (
+    is_known_offline_only,
+    load_classes,
+    load_noise_schedule,
+    read_provenance,
+    transformer_config,
+    vae_dir,
+)
 from pipelines.posterior_head import (
     PosteriorKind,
     forward_share,
@@ -26,15 +31,21 @@ from pipelines.posterior_head import (
 from pipelines.provenance import earlier_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
+from pipelines.text import counted, explained
 
 from ..config import EngineConfig, ErasureConfig
 from ..configure import method_of
 from ..memory import BYTES, count_memory, described, free_bytes, meta_transformer, moments, num_fishers
 from ..memory_savings import RESERVE, fit_memory, peak
-from ..method import Method
+from ..method import NEEDS, Method
 from . import watching
+from .speed import IDLE, least_fisher_seconds, measured_flops, phase_seconds
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
+OFFLINE = "from the published architecture; the hub could not be reached"
 PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
 
 
@@ -62,6 +73,7 @@ def count(
         "neighbours": watching.described(config.model, neighbours),
         "warnings": sibling_warnings(names, removed),
         "model": config.model,
+        "offline": is_known_offline_only(config.model),
         "method": config.method,
         "optimizers": config.engine.optimizers,
         "data": config.data,
@@ -75,12 +87,12 @@ def count(
         "tflop": sum(flops.values()) / 1e12,
         "memory": {phase.name: {**phase.parts, "total": phase.total} for phase in memory},
         "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
-        "seconds": {name: value / speed / num_launched() for name, value in flops.items()},
+        "seconds": phase_seconds(flops, speed, fishers=least_fisher_seconds(config, method, transformer)),
     }
 
 
 def phase_flops(
-    rows: Mapping[str, int], config: ErasureConfig, kind: PosteriorKind | None, transformer: DiTTransformer2DModel
+    rows: Mapping[str, int], config: ErasureConfig, kind: PosteriorKind | None, transformer: "DiTTransformer2DModel"
 ) -> dict[str, float]:
     """Floating-point operations by phase: those of the rows, and of training the method's posterior and the stop's."""
     row_flops = forward_flops(transformer)
@@ -100,6 +112,8 @@ def posterior_text(kind: PosteriorKind | None, transformer_config: Mapping[str, 
 
 def num_vae_weights(config: ErasureConfig) -> int:
     """Weights of the VAE, from its configuration."""
+    from diffusers import AutoencoderKL
+
     return size_of(on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json")))
 
 
@@ -212,7 +226,7 @@ def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int)
     return images * settings.num_inference_steps * settings.rows_per_step
 
 
-def forward_flops(transformer: DiTTransformer2DModel) -> float:
+def forward_flops(transformer: "DiTTransformer2DModel") -> float:
     """Multiply-adds of one row, counted twice: products with every weight matrix plus attention."""
     config = transformer.config
     tokens = (config.sample_size // config.patch_size) ** 2
@@ -225,47 +239,41 @@ def forward_flops(transformer: DiTTransformer2DModel) -> float:
     return flops + config.num_layers * 4 * tokens**2 * width
 
 
-def measured_flops(device: torch.device) -> float:
-    """FLOP per second of a product of the size that a DiT block has; a fraction of a second to measure."""
-    size = 512 if device.type == "cpu" else 4096
-    left = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    for _ in range(3):
-        left @ left
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started, rounds = time.perf_counter(), 20
-    for _ in range(rounds):
-        left @ left
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 0.35 * rounds * 2 * size**3 / (time.perf_counter() - started)  # share of it that a whole step reaches
-
-
 def text(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     rows = ", ".join(f"{name} {value:,}" for name, value in plan["rows"].items())
     alone, device = plan["processes"] == 1, plan["device"]
     where = device if alone else f"{plan['processes']} processes, the first on {device}"
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in plan["seconds"].items() if value)
-    total = f"about {duration(sum(plan['seconds'].values()))} on {where} ({plan['tflop']:.1f} TFLOP)"
+    total = f"about {duration(sum(plan['seconds'].values()))} on {where}, {IDLE} ({plan['tflop']:.1f} TFLOP)"
     disk = ", ".join(f"{name} {gib(value)}" for name, value in plan["disk"].items() if value)
     return "\n".join(
         [
             f"erase      {', '.join(plan['erase'])} from {plan['model']}",
+            *([f"planned    {OFFLINE}"] if plan["offline"] else []),
             *([f"gone       {', '.join(plan['erased_before'])}: {GONE}"] if plan["erased_before"] else []),
             *([f"neighbours {', '.join(map(watching.line_of, plan['neighbours']))}"] if plan["neighbours"] else []),
-            f"method     {plan['method']}, {plan['optimizers']} optimizers, {plan['steps']} steps",
+            f"method     {plan['method']}, {plan['optimizers']} optimizers, {counted(plan['steps'], 'step')}",
             f"data       {plan['data']}",
-            f"prepares   {', '.join(plan['needs']) or 'nothing'}",
+            f"prepares   {prepared_text(plan)}",
             *([f"posterior  {plan['posterior']}"] if plan["posterior"] else []),
             f"weights    {plan['trainable_weights']:,} trainable",
             f"rows       {rows} (forward passes of one image; backward counted as two)",
             *(f"memory     {memory_text(name, parts)}" for name, parts in plan["memory"].items()),
-            f"disk       {disk}",
+            f"disk       {disk or 'nothing'}",
             *(f"warning    {sentence}" for sentence in plan["warnings"]),
-            f"time       {total}: {seconds}",
+            f"time       {explained(total, seconds)}",
         ]
     )
+
+
+def prepared_text(plan: Mapping[str, Any]) -> str:
+    """What is made before the first step, and how long that takes."""
+    made = [NEEDS[name] for name in plan["needs"]]
+    if plan["rows"]["preparation"] and plan["data"] == REPLAY and "replay" not in plan["needs"]:
+        made.append(NEEDS["replay"])
+    took = plan["seconds"]["preparation"]
+    return f"{'; '.join(made) or 'nothing'}{f' (about {duration(took)})' if took else ''}"
 
 
 def memory_text(name: str, parts: Mapping[str, int]) -> str:

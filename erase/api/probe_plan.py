@@ -5,23 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval.cost import Cost, Terms, probe_cost
 from eval.evaluate import read_record
-from eval.probe import AMOUNTS
+from eval.probe import AMOUNTS, named_probes
 from eval.protocol import Protocol
 from pipelines.files import read_json
 from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
 from pipelines.posterior_head import latent_shape_of
 from pipelines.provenance import retained_classes
+from pipelines.text import counted
 
 from ..config import ErasureConfig
 from ..memory import described, meta_transformer
 from .devices import pick_device
-from .plan import duration, forward_flops, measured_flops, on_meta
-from .probing import checked_run, wanted_probes
+from .plan import duration, forward_flops, on_meta
+from .probing import checked_run
+from .speed import IDLE, measured_flops
 
 SUBJECTS = ("original", "embedding_reset", "erased", "control")
 
@@ -40,14 +41,14 @@ def plan(
     It is what a first time takes: outcomes that are kept are counted too, the scoring of a retrained model is not.
     Takes what ``probe`` takes and raises what it raises for a bad name or value.
     """
-    folder = checked_run(run, probes, budget=budget, data=data)
+    folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     if retrained is not None:
         check_model(retrained)
     record, config = read_record(folder.results_path), folder.config
     terms = terms_of(config, Protocol(**record["asked"]["protocol"]), budget=budget)
     subjects = [*SUBJECTS, *(["retrained"] if retrained is not None else [])]
     where = pick_device(device)
-    found = costs(wanted_probes(record, probes), terms, decode_flops(config), num_subjects=len(subjects))
+    found = costs(names, terms, decode_flops(config), num_subjects=len(subjects))
     speed = measured_flops(where)
     return {
         "budget": budget,
@@ -100,6 +101,8 @@ def attack_flops(cost: Cost, row_flops: float, image_flops: float) -> float:
 
 def decode_flops(config: ErasureConfig) -> float:
     """Floating-point operations of decoding one image, counted on tensors without storage."""
+    from diffusers import AutoencoderKL
+
     vae = on_meta(AutoencoderKL, read_json(vae_dir(config.model, config.vae) / "config.json"))
     latents = torch.empty(1, *latent_shape_of(transformer_config(config.model)), device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -111,12 +114,12 @@ def text(found: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
     lines = [
         f"budget     {found['budget']}, protocol {found['protocol']}",
-        f"attacks    {len(found['probes'])} probes on each of {', '.join(found['subjects'])}",
+        f"attacks    {counted(len(found['probes']), 'probe')} on each of {', '.join(found['subjects'])}",
     ]
     width = max(map(len, found["probes"]))
     for name, entry in found["probes"].items():
-        rows = f"{entry['forward_rows']:,} rows forward, {entry['backward_rows']:,} back"
+        rows = f"{counted(entry['forward_rows'], 'row')} forward, {entry['backward_rows']:,} back"
         time = f"{entry['tflop']:,.1f} TFLOP, about {duration(entry['seconds'])}"
-        lines.append(f"{name.ljust(width)}  {rows}, {entry['images']:,} images scored; {time}")
-    total = f"about {duration(found['seconds'])} on {found['device']} ({found['tflop']:,.1f} TFLOP)"
+        lines.append(f"{name.ljust(width)}  {rows}, {counted(entry['images'], 'image')} scored; {time}")
+    total = f"about {duration(found['seconds'])} on {found['device']}, {IDLE} ({found['tflop']:,.1f} TFLOP)"
     return "\n".join([*lines, f"time       {total}; attacks that were made before are not made again"])

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from eval.evaluate import read_record, write_record
-from eval.probe import AMOUNTS, Amount, Budget, ProbeResult, embedding_reset, load_probe, probe_names
+from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes
 from eval.protocol import Protocol
-from eval.recovery import recovery
 from pipelines.delta import weights_sha256
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import is_safetensors
@@ -18,26 +17,19 @@ from pipelines.model import DiT, load
 from pipelines.progress import bar_of
 from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
-from pipelines.tensor_file import load_tensors, save_tensors
+from pipelines.tensor_file import save_tensors
 
+from ..checkpoint import checkpoint_step
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run
 from .cards import write_card
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
+from .outcomes import KIND, Outcome, add_outcomes, load_outcome, probe_dir
+from .redrawing import redraw
 from .retrained import score_retrained
-from .scoring import PROBE, add_command, control_class, show
-
-KIND = "dit-erase probe 1"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One attack's result and the file that keeps it."""
-
-    result: ProbeResult
-    path: Path
+from .scoring import add_command, control_class
 
 
 def probe(
@@ -58,10 +50,9 @@ def probe(
     unless named; ``control=False`` leaves out the retained class. Outcomes are kept in the cache by model, attack and
     budget. Raises ``UsageError`` for an unknown name and ``MissingError`` for a run without scores.
     """
-    folder = checked_run(run, probes, budget=budget, data=data)
+    folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     record = read_record(folder.results_path)
-    names, config = wanted_probes(record, probes), folder.config
-    where = pick_device(device)
+    config, where = folder.config, pick_device(device)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
     with stoppable("probing"):
@@ -72,13 +63,12 @@ def probe(
         add_outcomes(record, found, budgeted)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained))
         write_record(record, folder.results_path)
-        publish(record, found, subjects, folder, budgeted, progress=progress)
+        publish(record, subjects, folder, budgeted, progress=progress)
     return record
 
 
 def publish(
     record: dict[str, Any],
-    found: Mapping[str, Mapping[str, Outcome]],
     subjects: Mapping[str, DiT],
     folder: RunDir,
     budget: Budget,
@@ -87,27 +77,37 @@ def publish(
 ) -> None:
     """Score the retrained model where there is one; then write record, report and card."""
     models = {who: model for who, model in subjects.items() if who != "embedding_reset"}
+    config, protocol, scorer = folder.config, budget.protocol, budget.scorer
     if "retrained" in models:
-        score_retrained(models, record, protocol=budget.protocol, scorer=budget.scorer, progress=progress)
+        score_retrained(models, record, protocol=protocol, scorer=scorer, progress=progress)
         write_record(record, folder.results_path)
-    pictured = results_of({**found, **earlier_outcomes(record, without=found)})
-    command = record.get("command", "")
-    show(models, record, pictured, folder.config, folder, protocol=budget.protocol, command=command)
+    redraw(models, record, config, folder, protocol=protocol, scorer=scorer, command="")
     write_card(folder)
 
 
-def checked_run(run: str | Path, probes: Sequence[str], *, budget: str, data: str | None) -> RunDir:
+def checked_run(run: str | Path, *, budget: str, data: str | None) -> RunDir:
     """The run, once everything that can be checked without a weight is (``UsageError``, ``MissingError``)."""
     folder = find_run(run)
-    for name in probes:
-        load_probe(name)
     if budget not in AMOUNTS:
         raise UsageError(f"--budget {budget!r} is not one of {', '.join(AMOUNTS)}")
     if data is not None:
         check_source(data)
     if not folder.results_path.exists():
-        raise MissingError(f"{folder.path} has no scores: run it with a protocol before it is probed")
+        raise MissingError(f"{folder.path} {why_unscored(folder)}")
     return folder
+
+
+def why_unscored(folder: RunDir) -> str:
+    """How far a run without scores is, and what gives it some."""
+    if folder.state == "complete":
+        return "has no scores: run it with a protocol before it is probed"
+    config = folder.config
+    if folder.is_erased:
+        stands = "is erased and not scored yet"
+    else:
+        step = checkpoint_step(folder.checkpoint_path, config_hash=config.hash)
+        stands = f"is not finished, it stands at step {step} of {config.engine.steps}"
+    return f"{stands}: {f'`{folder.command}`' if folder.command else 'the command that began it'} finishes it"
 
 
 def command_of(
@@ -117,38 +117,6 @@ def command_of(
     given = {"--budget": None if budget == "quick" else budget, "--data": data, "--retrained": retrained}
     options = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     return ["erase", "probe", str(run), *probes, *options]
-
-
-def wanted_probes(record: Mapping[str, Any], probes: Sequence[str]) -> tuple[str, ...]:
-    """The probes to run: those named or all, and the one of every run unless its outcome is kept."""
-    always = () if PROBE in record.get("attacks", {}) else (PROBE,)
-    return tuple(dict.fromkeys((*always, *(probes or probe_names()))))
-
-
-def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:
-    """Put outcomes into a record beside those of other probes, each with its budget and the files of its pictures."""
-    for name, rows in found.items():
-        record["probes"][name] = {who: each.result.to_dict() for who, each in rows.items()}
-        record.setdefault("recovery", {})[name] = recovery(record["probes"][name])
-        record.setdefault("attacks", {})[name] = {
-            "budget": asdict(budget.amount),
-            "kept": {who: each.path.name for who, each in rows.items()},
-        }
-
-
-def results_of(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, ProbeResult]]:
-    """The results alone, by probe and subject, as the report takes them."""
-    return {name: {who: each.result for who, each in rows.items()} for name, rows in outcomes.items()}
-
-
-def earlier_outcomes(record: Mapping[str, Any], *, without: Mapping[str, Any]) -> dict[str, dict[str, Outcome]]:
-    """Outcomes of probes that were run before and whose pictures are still in the cache."""
-    found = {}
-    for name, attacked in record.get("attacks", {}).items():
-        paths = {who: probe_dir() / file for who, file in attacked["kept"].items()}
-        if name not in without and all(map(is_safetensors, paths.values())):
-            found[name] = {who: load_outcome(path) for who, path in paths.items()}
-    return found
 
 
 def models_of(original: DiT, erased: DiT, forget_class: int, *, retrained: str | None, device: Any) -> dict[str, DiT]:
@@ -199,17 +167,6 @@ def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outc
     facts = {**result.to_dict(), "detail": dict(result.detail)}
     save_tensors(path, {"pictures": result.pictures}, kind=KIND, metadata=facts)
     return Outcome(result, path)
-
-
-def load_outcome(path: Path) -> Outcome:
-    """An attack that was kept."""
-    tensors, facts = load_tensors(path, kind=KIND)
-    return Outcome(ProbeResult(pictures=tensors["pictures"], **facts), path)
-
-
-def probe_dir() -> Path:
-    """Where attacks are kept."""
-    return cache_dir() / "probes"
 
 
 def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:

@@ -12,7 +12,7 @@ from pipelines.model import DiT
 
 from ..config import ErasureConfig
 from ..rundir import RunDir
-from .probing import earlier_outcomes, results_of
+from .outcomes import kept_results
 from .scoring import PROBE, probe_row, show
 
 NUM_PICTURES = 8  # of each subject of a probe
@@ -42,7 +42,7 @@ def pictured_probes(
     scorer: Scorer,
 ) -> dict[str, dict[str, ProbeResult]]:
     """The outcomes of a record with pictures: kept ones, those of the row probe drawn again, none for the others."""
-    kept = results_of(earlier_outcomes(record, without={}))
+    kept = kept_results(record)
     size = models["original"].image_size
     found = {}
     for name, rows in record["probes"].items():

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "frechet", "recall", "forget_degenerate_rate")
+UNSCORED = "--protocol none leaves no scores; run it again with a protocol, which scores what is erased already"
+
+
+class Unscored(dict[str, Any]):
+    """The record of a run that was not scored: empty, and whoever asks it for a score is told what to do."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UsageError(f"there is no {key!r}: {UNSCORED}")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -24,7 +32,7 @@ class Result:
 
     model: DiT  # the erased model
     original: DiT
-    scores: dict[str, Any]  # the result record; empty when the run was not scored
+    scores: dict[str, Any]  # the result record; ``Unscored`` when the run was not scored
     config: ErasureConfig
     run_dir: Path
     seconds: float
@@ -90,7 +98,7 @@ class Result:
         from eval.tidy import COLUMNS, tidy_rows
 
         if not self.scores:
-            raise UsageError("--protocol none leaves no scores to put into a table: run it again with a protocol")
+            raise UsageError(f"there is no table: {UNSCORED}")
         try:
             from pandas import DataFrame
         except ImportError as error:

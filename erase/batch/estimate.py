@@ -3,16 +3,17 @@
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 
 from eval.features import INCEPTION
 from eval.protocol import OWN_CLASSIFIER
 from pipelines.files import read_json
 from pipelines.model_source import classifier_dir, transformer_config
+from pipelines.text import counted, explained
 
 from ..api.devices import pick_device
-from ..api.plan import count, duration, forward_flops, gib, measured_flops
+from ..api.plan import count, duration, forward_flops, gib
+from ..api.speed import IDLE, measured_flops
 from ..memory import BYTES, described, meta_transformer
 from .plan import Plan
 from .units import KINDS, ShardUnit, Unit
@@ -77,6 +78,8 @@ def shard_bytes(unit: Unit) -> int:
 @cache
 def num_features(classifier: str) -> int:
     """Dimension of the penultimate features of a timm classifier."""
+    import timm
+
     with torch.device("meta"):
         return timm.create_model(classifier).num_features
 
@@ -85,17 +88,18 @@ def estimate_text(found: dict[str, Any]) -> str:
     """An estimate for a terminal."""
     units = ", ".join(f"{kind}s {number}" for kind, number in found["units"].items() if number)
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in found["seconds"].items() if value)
-    where = f"{found['workers']} workers ({found['executor']}) on {found['device']}"
+    models, protocols = counted(found["models"], "model"), counted(found["protocols"], "protocol")
+    where = f"{counted(found['workers'], 'worker')} ({found['executor']}) on {found['device']}"
     disk = ", ".join(f"{name} {gib(value)}" for name, value in found["disk"].items() if value)
     total = duration(sum(found["seconds"].values()))
     return "\n".join(
         [
-            f"batch      {found['models']} models under {found['protocols']} protocols, in {found['output']}",
-            f"to do      {units or 'nothing'} ({found['done']} units are done)",
+            f"batch      {models} under {protocols}, in {found['output']}",
+            f"to do      {units or 'nothing'} ({counted(found['done'], 'unit')} done)",
             f"images     {found['images']:,}",
             f"rows       {found['rows']:,} (forward passes of one image; backward counted as two)",
             f"disk       {disk or 'nothing'}",
-            f"time       about {total} with {where}: {seconds}",
+            f"time       {explained(f'about {total} with {where}, {IDLE}', seconds)}",
             "An attack counts as the images it is measured on; one that trains takes longer.",
         ]
     )

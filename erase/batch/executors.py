@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from pipelines.errors import InterruptedRun, MissingError
+from pipelines.text import counted
 
 from .claims import forget_lost
 from .jobs import Executor, Jobs
@@ -57,7 +58,7 @@ class Processes(Workers):
                         worker_command(jobs), env={**os.environ, **device_of(number)}, stdout=stream, stderr=stream
                     )
                 )
-        return f"{len(self.running)} processes, their logs in {logs}"
+        return f"{counted(len(self.running), 'process', plural='processes')}, logs in {logs}"
 
     def num_left(self) -> int:
         """How many are running."""

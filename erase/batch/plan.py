@@ -9,6 +9,7 @@ from typing import Any
 from eval.protocol import Protocol
 from pipelines.model_source import load_classes, read_provenance
 from pipelines.provenance import retained_classes
+from pipelines.text import counted
 
 from ..api.devices import pick_device
 from ..api.evaluating import Comparison
@@ -183,7 +184,7 @@ def probe_units(subjects: Sequence[Subject], units: Sequence[Unit], jobs: Jobs) 
             found.append(
                 ProbeUnit(
                     name=f"probe-{subject.name}-{wanted.budget}-{short_hash(list(wanted.names))[:6]}",
-                    title=f"{len(wanted.names)} attacks on {subject.name}",
+                    title=f"{counted(len(wanted.names), 'attack')} on {subject.name}",
                     needs=(record.name, *(unit.name for unit in found[-1:] if unit.run == Path(subject.source))),
                     model=subject.source, run=Path(subject.source), original=subject.original, names=wanted.names,
                     budget=wanted.budget, device=jobs.device,

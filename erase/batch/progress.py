@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from pipelines.progress import bar_of
+from pipelines.text import counted
 
 from .claims import is_live, num_alive
 from .pace import Pace
@@ -89,8 +90,8 @@ def failures_of(plan: Plan) -> list[dict[str, Any]]:
 def status_text(found: dict[str, Any]) -> str:
     """A status for a terminal."""
     counts = ", ".join(f"{kind}s {each['done']}/{each['all']}" for kind, each in found["units"].items())
-    lines = [f"{found['output']}: {found['done']} of {found['all']} units done ({counts})"]
-    lines += [f"{found['workers']} workers alive", *(f"  at work: {title}" for title in found["claimed"])]
+    lines = [f"{found['output']}: {found['done']} of {counted(found['all'], 'unit')} done ({counts})"]
+    lines += [f"{counted(found['workers'], 'worker')} alive", *(f"  at work: {title}" for title in found["claimed"])]
     return "\n".join([*lines, *(failure_text(each) for each in found["failed"])])
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.companion import SUFFIXES
 from pipelines.errors import MissingError, UsageError
 from pipelines.model_source import EMBEDDED, check_model, load_classes, original_path, read_provenance
-from pipelines.original import SUFFIXES
 from pipelines.provenance import earlier_classes, erased_classes
 
 from ..api import Request, request

@@ -15,6 +15,7 @@ import torch
 from eval.blocks import score_block
 from eval.evaluate import read_record, write_record
 from pipelines.errors import MissingError
+from pipelines.text import counted
 
 from ..api import Request, execute
 from ..api.cards import write_card
@@ -135,7 +136,7 @@ class ShardUnit(Unit):
             kept = [place for place in range(len(block)) if self.keep_images or first + place in pictured]
             drawn.append(images[kept])
             places += [first + place for place in kept]
-            print(f"block {number}: {len(block)} images", file=sys.stderr)
+            print(f"block {number}: {counted(len(block), 'image')}", file=sys.stderr)
         facts = {"title": self.title, "weights": self.weights(), "images": self.keep_images, "places": places}
         kept_images = torch.cat(drawn) if places else None
         write_shard(self.path(folder), Shard(blocks=blocks, facts=facts, images=kept_images))

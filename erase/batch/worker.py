@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from ..api.devices import one_thread
 from ..interrupt import stoppable
 from .claims import Worker, is_live
 from .folder import Attempt, BatchDir
@@ -106,17 +105,6 @@ def logged(path: Path) -> Iterator[None]:
     """What the block says goes to the end of a file."""
     with path.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         yield
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Tensors on one thread, so that sums have one order; the processor's cores are for more workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def start(jobs_path: str) -> None:

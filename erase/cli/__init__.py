@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -78,6 +79,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors that a user can act on become one sentence on stderr and an exit code."""
+    heed_interrupts()
     try:
         cli(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="erase", standalone_mode=False)
     except tuple(EXIT_CODES) as error:
@@ -90,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(error.format_message(), 2, told=launched_rank() > 0)
     except (KeyboardInterrupt, click.Abort):
         fail("stopped", 130, told=launched_rank() > 0)
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT stop what a script started with ``&``: shells have such processes ignore it, `kill -INT` included."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def is_known_to_first(error: Exception) -> bool:

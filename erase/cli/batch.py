@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.errors import InterruptedRun, UsageError
+from pipelines.text import counted
 
 from . import print_json
 
@@ -82,7 +83,7 @@ def finish(plan: "Plan", *, layout: str, as_json: bool) -> None:
     for failure in found["failed"]:
         click.echo(failure_text(failure), err=True)
     if left:
-        click.echo(f"{left} of {found['all']} units are not done; repeat the command to go on", err=True)
+        click.echo(f"not done: {left} of {counted(found['all'], 'unit')}; repeat the command to go on", err=True)
         raise SystemExit(1)
     folder = plan.folder
     click.echo(f"records in {folder.results_path}, tables in {folder.tables_dir}: see {folder.report_path}", err=True)

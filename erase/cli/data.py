@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipelines.errors import UsageError
+from pipelines.text import counted
 
 from . import print_json
 from .options import given_judges, judge_options, model_option
@@ -27,7 +28,8 @@ def cache(source: str, model: str, vae: str, device: str, as_json: bool) -> None
     if as_json:
         print_json(found)
     else:
-        click.echo(f"{found['images']} images of {found['classes']} classes in {found['cache']}")
+        images, classes = counted(found["images"], "image"), counted(found["classes"], "class", plural="classes")
+        click.echo(f"{images} of {classes} in {found['cache']}")
 
 
 @click.group(short_help="Statistics of real images to compare samples with.")
@@ -59,7 +61,9 @@ def make(
     if judges.reference is not None:
         raise UsageError(f"--reference {judges.reference} has no effect: SOURCE is what is observed")
     found = write_statistics(source, model, Path(output), protocol=protocol, judges=judges, device=device)
-    print_json(found) if as_json else click.echo(f"{found['n']} images, {found['feature_space']} features: {output}")
+    print_json(found) if as_json else click.echo(
+        f"{counted(found['n'], 'image')}, {found['feature_space']} features: {output}"
+    )
 
 
 @stats.command(short_help="What a file of statistics holds.")

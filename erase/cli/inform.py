@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from erase.config import EngineConfig, ErasureConfig
 from erase.fields import flag
 
 from . import print_json
@@ -29,9 +30,10 @@ def methods(name: str | None, as_json: bool) -> None:
     else:
         entry = found[name]
         rows = [(option, show(each["default"]), meaning(each)) for option, each in entry["options"].items()]
+        rows += changed_settings(entry["defaults"])
         click.echo(f"{entry['documentation']}\n\n{table(rows, ('option', 'default', 'meaning'))}")
-        click.echo(f"\nits engine settings   {flags_of(entry['defaults']) or 'those of `erase run --help`'}")
-        click.echo(f"--preset paper        {flags_of(entry['paper']) or 'none: it has no published settings for DiT'}")
+        click.echo("\nAll other settings of the engine are at the defaults that `erase run --help` names.")
+        click.echo(f"--preset paper  {flags_of(entry['paper']) or 'none: it has no published settings for DiT'}")
 
 
 def describe(kind: type) -> dict[str, Any]:
@@ -51,6 +53,16 @@ def describe(kind: type) -> dict[str, Any]:
         "defaults": dict(kind.defaults),
         "paper": dict(kind.paper),
     }
+
+
+def changed_settings(defaults: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Option, default and meaning of the engine settings whose defaults a method changes."""
+    known = {entry.name: entry for kind in (ErasureConfig, EngineConfig) for entry in dataclasses.fields(kind)}
+    rows = []
+    for name, value in defaults.items():
+        own = f"the engine's own default is {show(known[name].default)}"
+        rows.append((flag(name), show(value), f"{known[name].metadata['help']}; {own}"))
+    return rows
 
 
 def meaning(entry: Mapping[str, Any]) -> str:

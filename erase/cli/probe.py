@@ -4,6 +4,8 @@ from dataclasses import asdict
 
 import click
 
+from pipelines.text import counted
+
 from . import print_json
 
 
@@ -47,4 +49,5 @@ def probe(
         values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())
         click.echo(f"{name.replace('_', ' ')}: {verdict(record['recovery'][name])} ({values})")
     if gap:
-        click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {len(gap.differences)} values")
+        compared = counted(len(gap.differences), "value")
+        click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {compared}")

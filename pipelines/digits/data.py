@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ..classes import ClassNames
@@ -19,6 +18,8 @@ HELD_OUT_PER_CLASS = 40
 
 def digit_images(split: Literal["train", "held-out"]) -> ArrayImages:
     """The 1,397 training or the 400 held-out images (40 of each class), upsampled from 8x8 with a bicubic filter."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     labels = torch.from_numpy(digits.target).long()
     held_out = torch.zeros(len(labels), dtype=torch.bool)

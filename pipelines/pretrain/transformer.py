@@ -1,9 +1,9 @@
 """Trains the DiT on latents (arXiv 2212.09748): hybrid loss, label dropout outside the network, averaged weights."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import nn
 
 from ..classes import ClassNames
@@ -15,9 +15,14 @@ from ..randomness import epoch_indices, generator
 from .fit import fit
 from .recipe import Recipe
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-def build_dit(vae: AutoencoderKL, class_names: list[str], recipe: Recipe) -> DiT:
+
+def build_dit(vae: "AutoencoderKL", class_names: list[str], recipe: Recipe) -> DiT:
     """An untrained DiT over the latents of a VAE, initialised as the paper says (adaLN-Zero)."""
+    from diffusers import DiTTransformer2DModel
+
     torch.manual_seed(recipe.seed)
     transformer = DiTTransformer2DModel(
         num_attention_heads=recipe.num_attention_heads,
@@ -35,13 +40,13 @@ def build_dit(vae: AutoencoderKL, class_names: list[str], recipe: Recipe) -> DiT
     return DiT(transformer=transformer.eval(), vae=vae, noise_schedule=NoiseSchedule(), classes=ClassNames(class_names))
 
 
-def share_first_embedder(transformer: DiTTransformer2DModel) -> None:
+def share_first_embedder(transformer: "DiTTransformer2DModel") -> None:
     """Give every block the first block's embedder: a new network has one from the start."""
     for block in transformer.transformer_blocks:
         block.norm1.emb = transformer.transformer_blocks[0].norm1.emb
 
 
-def initialise(transformer: DiTTransformer2DModel) -> None:
+def initialise(transformer: "DiTTransformer2DModel") -> None:
     """DiT's initialisation: Xavier for linear layers, 0.02 for the embedders, zero for every gate and the output."""
     for module in transformer.modules():
         if isinstance(module, nn.Linear):

@@ -15,10 +15,10 @@ from eval.probe import AMOUNTS, Budget, Relearning, load_probe, probe_names
 from eval.probes import classifier_guidance, embedding_inversion, label_mixing, relearning
 from eval.protocol import named
 from pipelines.classifier import Classifier, build_classifier
+from pipelines.companion import companion_path
 from pipelines.errors import UsageError
 from pipelines.latents import Latents
 from pipelines.model import load
-from pipelines.original import companion_path
 from pipelines.posterior import PosteriorRecipe
 from pipelines.posterior_head import gradient_flops, training_flops
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from timm.data import ImageNetInfo
 
 from pipelines.classes import AmbiguousClassError, ClassNames, UnknownClassError
 from pipelines.errors import UsageError
@@ -245,6 +246,16 @@ def test_container_behaviour(digits: ClassNames) -> None:
     assert hash(digits) == hash(ClassNames(DIGITS))
     assert "10 classes" in repr(digits)
     assert ClassNames.imagenet().labels == tuple(wordnet_labels().values())
+
+
+def test_the_tables_are_those_of_the_two_packages() -> None:
+    """They are read as files, whose places are no public interface."""
+    info, names = ImageNetInfo("imagenet-1k"), torchvision_labels()
+    assert [entry.wnid for entry in imagenet_classes()] == info.label_names()
+    for entry in imagenet_classes():
+        lemmas = info.label_name_to_description(entry.wnid)
+        assert entry.names == tuple(dict.fromkeys([*lemmas.split(", "), names[entry.index]]))
+        assert f"{lemmas}: {entry.definition}" == info.label_name_to_description(entry.wnid, detailed=True)
 
 
 def test_a_model_of_digits_imports_nothing_heavy() -> None:

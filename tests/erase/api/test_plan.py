@@ -9,13 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erase.api import plan
 from erase.api.requesting import request
+from erase.api.speed import BLOCK_SECONDS
 from erase.configure import configure
 from erase.memory import described, meta_transformer
 from erase.rundir import RunDir
 from eval.protocol import named
+from pipelines import model_source
 from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
-from pipelines.errors import UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json
 from pipelines.posterior_head import recipe_of, training_flops
 
@@ -99,6 +101,15 @@ def test_the_posterior_is_named_and_paid(counted, bare_folder):
     assert spent == pytest.approx(trained["head"] - trained["network"] + 20 * row)
 
 
+def test_fisher_diagonals_take_time_in_small_models_too(counted):
+    """Two of them, each of 500 images one by one, forward and twice backward through two blocks."""
+    found = counted(method="sfron", fisher_samples=500, replay_per_class=1)
+    assert found["seconds"]["preparation"] == pytest.approx(3 * 2 * 500 * 2 * BLOCK_SECONDS)
+    told = plan.text(found)
+    assert "the Fisher diagonal of the forget set" in told and "as the retain set (about 6 s)\n" in told
+    assert "prepares   nothing\n" in plan.text(counted(method="embedding_reset", data="digits"))
+
+
 def test_replay_is_paid_only_where_it_is_used(counted, tmp_path):
     (tmp_path / "images").mkdir()
     images = str(tmp_path / "images")
@@ -137,7 +148,7 @@ def test_the_plan_says_what_will_happen(counted, bare_folder):
     for words in (
         "three, five",
         "sfron, dual optimizers, 40 steps",
-        "data_fisher, forget_fisher",
+        "the Fisher diagonal of the forget set",
         "data       replay",
     ):
         assert words in text
@@ -202,3 +213,24 @@ def test_a_sibling_that_is_retained_is_named_before_the_run():
     assert sentence.startswith("83% of the images of projectile (744) also show missile") and "--also 744" in sentence
     assert plan.sibling_warnings(names, (missile, projectile)) == []
     assert plan.sibling_warnings(ClassNames(["three", "four"]), (0,)) == []
+
+
+@pytest.mark.parametrize(("pixels", "size"), [(256, 32), (512, 64)])
+def test_published_models_are_planned_offline(monkeypatch, pixels, size):
+    """Weights: the 675,129,632 of the original code without its position table, whatever the image size; the VAE's."""
+    monkeypatch.setattr(model_source, "published_folder", model_source.published_folder.__wrapped__)
+    monkeypatch.setattr(model_source, "download", unreachable)
+    model = f"facebook/DiT-XL-2-{pixels}"
+    config = configure(model, ["golden retriever"], method="embedding_reset", data="replay")
+    found = plan.count(config, None, CPU)
+    assert (found["erase"], found["trainable_weights"]) == (["golden retriever"], 675_129_632 - 256 * 1152)
+    assert plan.num_vae_weights(config) == 83_653_863
+    assert model_source.transformer_config(model)["sample_size"] == size
+    assert "planned    from the published architecture; the hub could not be reached\n" in plan.text(found)
+    with pytest.raises(MissingError, match="cannot be reached"):
+        model_source.check_model(model)
+
+
+def unreachable(hub_id, *, flag, weights):
+    """A hub that nobody answers for."""
+    raise MissingError(f"{hub_id} cannot be reached")

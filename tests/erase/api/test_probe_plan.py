@@ -1,6 +1,5 @@
 """``erase probe --dry-run``: what it counts is what a probe then does, and nothing is loaded or written."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,37 +7,20 @@ import torch
 from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
-from erase.api import probe_plan, probing, run
+from erase.api import probe_plan, probing
 from erase.api.probing import probe
 from erase.cli.probe import probe as command
-from eval.cost import Cost, Terms, probe_cost
+from eval.cost import Cost, probe_cost
 from eval.features import ClassifierScorer
-from eval.probe import AMOUNTS, Budget, Relearning, probe_names
+from eval.probe import probe_names
 from eval.protocol import named
 from pipelines.errors import MissingError, UsageError
 from pipelines.model import DiT
 
-SHORT = dataclasses.replace(
-    AMOUNTS["quick"], screening_images=1, inversion_steps=(1, 2), inversion_images=4, relearning_steps=(1, 2),
-    relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=1,
-)  # fmt: skip
-
-
-@pytest.fixture
-def scored(judged_model, pictures, short_protocol, few_images, tmp_path, monkeypatch):
-    """A scored run of the trivial baseline; attacks are measured on six images."""
-    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(AMOUNTS, "quick", SHORT)
-    monkeypatch.setitem(Terms.__init__.__kwdefaults__, "num_images", Budget.__init__.__kwdefaults__["num_images"])
-    return run(
-        judged_model, "three", method="embedding_reset", data=pictures, protocol=short_protocol, reference=pictures,
-        output_dir=tmp_path / "run", progress=False,
-    )  # fmt: skip
-
 
 def test_the_counted_passes_and_images_are_those_of_the_probes(scored, monkeypatch):
     found = probe_plan.plan(scored.run_dir, probes=["relearning"])["probes"]
-    assert list(found) == ["embedding_restore", "relearning"]  # the one of every run was made without a plan
+    assert list(found) == ["relearning"]
     seen = dict.fromkeys(("forward_rows", "backward_rows", "images"), 0)
     predict, score, keys = DiT.predict, ClassifierScorer.logits_and_features, iter(range(99))
 
@@ -54,7 +36,7 @@ def test_the_counted_passes_and_images_are_those_of_the_probes(scored, monkeypat
 
     monkeypatch.setattr(DiT, "predict", predicting)
     monkeypatch.setattr(ClassifierScorer, "logits_and_features", scoring)
-    monkeypatch.setattr(probing, "show", lambda *told, **facts: None)  # the report draws its own pictures
+    monkeypatch.setattr(probing, "redraw", lambda *told, **facts: None)  # the report draws its own pictures
     monkeypatch.setattr(probing, "attack_key", lambda *facts: str(next(keys)))  # this erasure is the reset itself
     probe(scored.run_dir, probes=["relearning"], progress=False)
     assert seen == {field: sum(entry[field] for entry in found.values()) for field in seen}

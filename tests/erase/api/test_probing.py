@@ -3,31 +3,19 @@
 import dataclasses
 
 import pytest
+import torch
 
-from erase.api import gating, probing, retrained, run
+from erase.api import gating, probing, retrained
 from erase.api.gating import hold_gates
 from erase.api.probing import command_of, probe
 from erase.api.scoring import add_command
+from erase.checkpoint import Checkpoint, save_checkpoint
+from erase.config import ErasureConfig
+from erase.rundir import RunDir
 from eval.gates import parse_gates
-from eval.probe import AMOUNTS, Relearning, probe_names
+from eval.probe import AMOUNTS, probe_names
 from pipelines.errors import GateFailedError, MissingError, UsageError
 from pipelines.files import read_json
-
-SHORT = dataclasses.replace(
-    AMOUNTS["quick"], screening_images=2, inversion_steps=(2, 3), inversion_images=4, relearning_steps=(1, 2),
-    relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=5,
-)  # fmt: skip
-
-
-@pytest.fixture
-def scored(judged_model, pictures, short_protocol, few_images, tmp_path, monkeypatch):
-    """A scored run of the trivial baseline, with a cache of its own."""
-    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(AMOUNTS, "quick", SHORT)
-    return run(
-        judged_model, "three", method="embedding_reset", data=pictures, protocol=short_protocol, reference=pictures,
-        output_dir=tmp_path / "run", progress=False,
-    )  # fmt: skip
 
 
 def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, monkeypatch):
@@ -57,6 +45,8 @@ def test_every_probe_on_every_subject_and_nothing_twice(scored, judged_model, mo
 def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
     first = probe(scored.run_dir, probes=["relearning"], retrained=judged_model, progress=False)
     assert set(first["probes"]) == {"embedding_restore", "relearning"}
+    assert set(first["attacks"]) == {"relearning"}  # the row probe is the run's own: it is not made again
+    assert first["probes"]["embedding_restore"] == scored.scores["probes"]["embedding_restore"]
     second = probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     assert set(second["probes"]) == {"embedding_restore", "relearning", "unconditional_mass"}
     assert second["probes"]["relearning"] == first["probes"]["relearning"]  # with its floor
@@ -67,7 +57,7 @@ def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
 def test_an_outcome_belongs_to_weights_budget_and_time_embedding(scored, monkeypatch):
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     kept = set((probing.probe_dir()).iterdir())
-    monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(SHORT, retained_images=7))
+    monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(AMOUNTS["quick"], retained_images=7))
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     new = set(probing.probe_dir().iterdir()) - kept
     assert len(new) == 3  # original, erased and control: this erasure is the row reset itself
@@ -104,6 +94,26 @@ def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_pa
     (scored.run_dir / "eval" / "results.json").unlink()
     with pytest.raises(MissingError, match="has no scores"):
         probe(scored.run_dir)
+
+
+def test_an_unfinished_run_is_refused_with_its_step_and_its_command(tmp_path):
+    folder, config = RunDir(tmp_path / "run"), ErasureConfig(model="tiny", forget_classes=(3,), method="sfron")
+    folder.claim(config, command="erase run three")
+    folder.set_status("interrupted")
+    save_checkpoint(
+        folder.checkpoint_path,
+        Checkpoint(step=120, scalars={}, tensors={"a/b": torch.zeros(1)}),
+        config_hash=config.hash,
+    )
+    with pytest.raises(MissingError, match=r"run is not finished, it stands at step 120 of 300: `erase run three` fin"):
+        probe(folder.path)
+    folder.claim(config)
+    with pytest.raises(MissingError, match=r"120 of 300: the command that began it finishes it$"):
+        probe(folder.path)
+    folder.model_dir.mkdir()
+    (folder.model_dir / "model_index.json").write_text("{}")
+    with pytest.raises(MissingError, match=r"is erased and not scored yet: "):
+        probe(folder.path)
 
 
 def test_commands_are_told_once_each():

@@ -1,6 +1,7 @@
 """A result as a reader has it: words in a terminal, pictures in a notebook, a data frame; and a look at a model."""
 
 import dataclasses
+import json
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from diffusers import DiTPipeline
 
 from erase.api import run
 from erase.api.drawing import draw
+from erase.api.result import Unscored
 from eval.probe import Budget
 from pipelines.errors import MissingError, UsageError
 from pipelines.generate import generate_all
@@ -70,6 +72,13 @@ def test_a_result_is_a_data_frame(scored, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingError, match=r"pip install 'dit-erase\[notebook\]'"):
         scored.to_pandas()
+
+
+def test_an_unscored_result_says_why_it_has_no_score():
+    scores = Unscored()
+    with pytest.raises(UsageError, match=r"^there is no 'erased': --protocol none leaves no scores; run it again"):
+        scores["erased"]
+    assert not scores and scores.get("erased", {}) == {} and json.dumps(scores) == "{}"
 
 
 def test_a_varied_protocol_is_in_the_call_of_the_report(scored):

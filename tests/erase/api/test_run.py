@@ -10,6 +10,7 @@ import torch
 import erase
 from erase import api
 from erase.api import python_call, request, requesting, run
+from erase.api.result import Unscored
 from erase.rundir import RunDir
 from erase.saliency import density, load_mask
 from erase.task import Loss
@@ -59,6 +60,7 @@ def test_a_run_leaves_its_model_masks_and_record(go, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in mask)
 
     # The same call again reads what is there.
+    assert isinstance(result.scores, Unscored)
     again = go()
     assert again.repeated and not result.repeated and again.seconds == result.seconds
     assert "nothing was run again" in again.text() and "nothing was run again" not in result.text()
@@ -99,8 +101,9 @@ def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path,
 
     monkeypatch.setattr(api, "score_run", stop)
     monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
-    with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on"):
+    with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on") as stopped:
         go(protocol="small")
+    assert stopped.value.__cause__ is None and stopped.value.__suppress_context__
     assert status_of(tmp_path / "run")["state"] == "interrupted"
 
     # The erased model is there; only the scoring is repeated.

@@ -27,7 +27,7 @@ def batch(capsys):
 def test_a_look_writes_nothing(batch, planned):
     plan = planned("look")
     code, out, _ = batch(plan, "--dry-run")
-    assert code == 0 and "2 models under 1 protocols" in out and "runs 2, references 1, shards 12, records 2" in out
+    assert code == 0 and "2 models under 1 protocol," in out and "runs 2, references 1, shards 12, records 2" in out
     code, out, _ = batch(plan, "--dry-run", "--json")
     found = json.loads(out)
     assert found["images"] == 3 * 21 and found["rows"] > 0 and found["disk"]["shards"] > 0
