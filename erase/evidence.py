@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from pipelines.diffusion import Noised
@@ -35,6 +35,9 @@ from .saliency import (
 )
 from .squared_gradients import batched_fisher_diagonal, can_square
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 4096}  # of the images in one pass of a Fisher diagonal
 
@@ -116,7 +119,7 @@ def measured_fisher(workspace: Workspace, latents: Latents, side: str, *, num_sa
         return fisher_diagonal(parameters, simple_loss(workspace, latents, side, batch_size=1), num_samples, show)
 
 
-def samples_at_once(transformer: DiTTransformer2DModel, device: torch.device, *, checkpointing: bool) -> int:
+def samples_at_once(transformer: "DiTTransformer2DModel", device: torch.device, *, checkpointing: bool) -> int:
     """Samples in one pass of a Fisher diagonal: 16 images of DiT-XL/2 on a GPU, fewer in the caches of a CPU.
 
     One where memory is so short that activations are recomputed, or where a layer has no rule for its squares.
