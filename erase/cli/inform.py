@@ -9,9 +9,10 @@ import click
 
 from erase.config import EngineConfig, ErasureConfig
 from erase.fields import flag
+from pipelines.errors import UsageError
 
 from . import print_json
-from .options import model_option, show, table
+from .options import DEFAULT_MODEL, model_option, show, table
 
 
 @click.command(short_help="List the erasure methods, or the options of one.")
@@ -104,9 +105,42 @@ def classes(query: tuple[str, ...], model: str, as_json: bool) -> None:
 
 
 @click.command(short_help="Check the installation.")
+@click.option("--memory", is_flag=True, help="instead count what weights, gradients and moments of --model take")
+@click.option("--model", default=None, help=f"whose memory is counted [default: {DEFAULT_MODEL}]")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
-def doctor(as_json: bool) -> None:
+def doctor(memory: bool, model: str | None, as_json: bool) -> None:
     """Check the installation: versions, device, cache, and the embedded model by drawing and recognising digits."""
+    if memory:
+        show_memory(model or DEFAULT_MODEL, as_json=as_json)
+        return
+    if model is not None:
+        raise UsageError(f"--model {model} has no effect without --memory: the embedded model is what is checked")
+    facts = checked()
+    print_json(facts) if as_json else click.echo(
+        table([(key, str(value)) for key, value in facts.items()], ("check", "found"))
+    )
+    if not facts["healthy"]:
+        raise SystemExit(1)
+
+
+def show_memory(model: str, *, as_json: bool) -> None:
+    """The bytes of a model's weights, gradients and moments, counted from its configuration."""
+    from erase.memory_table import state_table
+    from pipelines.model_source import transformer_config
+
+    rows = state_table(transformer_config(model))
+    if as_json:
+        print_json({"model": model, "bytes": [{**dataclasses.asdict(row), "total": row.total} for row in rows]})
+        return
+    cells = [
+        (row.way, *(f"{size / 1e9:.1f} GB" for size in (row.weights, row.gradients, row.moments, row.total)))
+        for row in rows
+    ]
+    click.echo(table(cells, (model, "weights", "gradients", "moments", "together")))
+
+
+def checked() -> dict[str, Any]:
+    """What the installation is, and whether the embedded model draws digits that its classifier recognises."""
     import torch
 
     from erase.rundir import cache_dir, environment
@@ -119,14 +153,9 @@ def doctor(as_json: bool) -> None:
     requests = [(label, seed) for label in range(model.num_classes) for seed in range(10)]
     predicted = load_classifier(model.classifier_dir).predict(generate_all(model, requests, SamplerSettings()))
     right = int((predicted == torch.tensor([label for label, _ in requests])).sum())
-    facts = {
+    return {
         **environment(),
         "cache": str(cache_dir()),
         "digits recognised": f"{right} of {len(requests)}",
         "healthy": right >= 0.9 * len(requests),
     }
-    print_json(facts) if as_json else click.echo(
-        table([(key, str(value)) for key, value in facts.items()], ("check", "found"))
-    )
-    if not facts["healthy"]:
-        raise SystemExit(1)
