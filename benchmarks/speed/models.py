@@ -57,10 +57,10 @@ def random_task(
     )
 
 
-def engine(batch_size: int) -> EngineConfig:
+def engine(batch_size: int, *, steps: int = 1000) -> EngineConfig:
     """Alternating steps of two optimizers at constant learning rates."""
     return EngineConfig(
-        steps=1000, forget_batch_size=batch_size, retain_batch_size=batch_size, forget_lr_schedule="constant",
+        steps=steps, forget_batch_size=batch_size, retain_batch_size=batch_size, forget_lr_schedule="constant",
         retain_lr_schedule="constant", diagnostics=False,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from . import sampling
 from .models import SIZE_OF, engine, random_dit, random_masks, random_task
 
 AT_MOST = {"engine": 0.03, "sampler": 0.01}
-NUM_STEPS = 4
+NUM_STEPS = 20  # two log lines, each with the guard's probe
 BATCH_SIZE = 4
 
 
@@ -34,8 +34,8 @@ def engine_overhead(device: torch.device) -> float:
             timed_in(PhaseStepper, "step", spent):  # fmt: skip
         started = time.perf_counter()
         run_loop(
-            task, engine(BATCH_SIZE), seed=0, masks=random_masks(task), checkpoint_path=None, config_hash="",
-            log=lambda line: None, preview=None, progress=False,
+            task, engine(BATCH_SIZE, steps=NUM_STEPS), seed=0, masks=random_masks(task), checkpoint_path=None,
+            config_hash="", log=lambda line: None, preview=None, progress=False,
         )  # fmt: skip
         total = time.perf_counter() - started
     return 1 - sum(spent) / total

@@ -7,12 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from eval import attacker
 from eval.evaluate import read_record, write_record
-from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes
+from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes, probe_module
 from eval.protocol import Protocol
 from pipelines.delta import weights_sha256
 from pipelines.errors import MissingError, UsageError
 from pipelines.files import is_safetensors
+from pipelines.identity import file_digest
 from pipelines.model import DiT, load
 from pipelines.progress import bar_of
 from pipelines.provenance import retained_classes
@@ -170,10 +172,11 @@ def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outc
 
 
 def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
-    """Twelve hex digits of everything that an outcome depends on."""
+    """Twelve hex digits of everything that an outcome depends on, the code of the attack among it."""
     behaviours = [model.behaviour(), budget.original.behaviour()]
     facts = [
         name,
+        [file_digest(Path(module.__file__)) for module in (probe_module(name), attacker)],
         class_label,
         behaviours,
         weights_sha256(model.transformer),

@@ -54,13 +54,18 @@ def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
     assert "relearning" in (scored.run_dir / "report.html").read_text()
 
 
-def test_an_outcome_belongs_to_weights_budget_and_time_embedding(scored, monkeypatch):
+def test_an_outcome_belongs_to_weights_budget_and_the_code_of_the_attack(scored, monkeypatch):
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     kept = set((probing.probe_dir()).iterdir())
     monkeypatch.setitem(AMOUNTS, "quick", dataclasses.replace(AMOUNTS["quick"], retained_images=7))
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     new = set(probing.probe_dir().iterdir()) - kept
     assert len(new) == 3  # original, erased and control: this erasure is the row reset itself
+
+    # An outcome of an attack as it was written yesterday does not pass for one of today's.
+    monkeypatch.setattr(probing, "file_digest", lambda path: f"other code in {path.name}")
+    probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
+    assert len(set(probing.probe_dir().iterdir()) - kept - new) == 3
 
 
 def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored, monkeypatch):
