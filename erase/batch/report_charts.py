@@ -46,7 +46,7 @@ def towards(price: str, *, limited: bool) -> str:
     better = "upper" if displays()[price].better == "higher" else "lower"
     corner = f"The {better} left corner is best: the class is gone, and the others are as they were."
     points = f"{100 * ALLOWED_LOSS:.0f} points"
-    return f"{corner} Methods whose mean lies under the dashed line lost more than {points}." if limited else corner
+    return f"{corner} The dashed line lies {points} below the original." if limited else corner
 
 
 def limit_of(originals: Sequence[tuple[float, float]], y: Axis) -> float | None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from eval.compare import check_alike
 from eval.metric import Better, displays, title
+from eval.values import wilson
 from eval.words import forget_names, model_name
 from pipelines.text import listed
 
 FIRST = ("original", "retrain")  # what methods are measured against: it stands above them and is never the best
 RETAINED = "retain_accuracy"
-ALLOWED_LOSS = 0.02  # of retain accuracy: a method that loses more is never the best
+ALLOWED_LOSS = 0.02  # of retain accuracy: a method that certainly loses more is never the best
 DAMAGED = "\N{DAGGER}"
 SHORT = {"forget_accuracy": "FA", RETAINED: "RA", "neighbour_accuracy": "NA"}
 DISTANCE = {"inception": "FID"}  # only Inception features earn this name
@@ -90,15 +91,15 @@ class SeedTable:
         yardsticks = [name for name, _ in self.rows if name in FIRST]
         if self.is_judged:
             lines = [
-                f"{best}: best of its column among the methods whose retain accuracy is at most {allowed} below the "
+                f"{best}: best of its column among the methods whose retain accuracy may lie within {allowed} of the "
                 f"original's; {listed(yardsticks)} {'is a yardstick' if len(yardsticks) == 1 else 'are yardsticks'}."
             ]
         else:
             lines = ["No value is marked as best: the retain accuracy, which would tell damage, was not measured."]
         if any(cell.is_damaged for _, cells in self.rows for cell in cells):
             lines.append(
-                f"{DAMAGED}: lost more than {allowed} of retain accuracy, so damage may explain a low forget accuracy; "
-                "not compared."
+                f"{DAMAGED}: lost more than {allowed} of retain accuracy, by the 95 % interval of all its images, so "
+                "damage may explain a low forget accuracy; not compared."
             )
         meant = [f"{short} {key.replace('_', ' ')}" for key, short in SHORT.items() if key in self.keys]
         return [*lines, "; ".join([*meant, *MARKS]) + "."]
@@ -119,15 +120,17 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     check_alike({record["batch"]["model"]: record for record in records})
     classes = tuple(dict.fromkeys(forget_names(record) for record in records))
     measured: dict[str, Values] = {"original": {}}
+    images: Counter[tuple[str, str]] = Counter()  # behind the retain accuracy, by row and class
     for name, record in zip(row_names(records), records, strict=True):
         place = forget_names(record)
+        images[name, place] += record["erased"].get(RETAINED, {}).get("n", 0)
         for key in dict.fromkeys([*keys, RETAINED]):
             add(measured.setdefault(name, {}), (place, key), record["erased"])
             if (place, key) not in measured["original"]:
                 add(measured["original"], (place, key), record["original"])
     order = sorted(measured, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     columns = [(place, key) for place in classes for key in keys]
-    damaged = {place: damaged_methods(measured, place) for place in classes}
+    damaged = {place: damaged_methods(measured, images, place) for place in classes}
     cells = [column_cells(measured, column, damaged[column[0]]) for column in columns]
     return SeedTable(
         caption=caption_of(records),
@@ -165,14 +168,20 @@ def add(values: Values, place: tuple[str, str], scores: Mapping[str, Any]) -> No
         values.setdefault(place, []).append(entry["value"])
 
 
-def damaged_methods(measured: Mapping[str, Values], place: str) -> set[str] | None:
-    """The methods that lost too much of the retained classes; None where that was not measured."""
+def damaged_methods(
+    measured: Mapping[str, Values], images: Mapping[tuple[str, str], int], place: str
+) -> set[str] | None:
+    """The methods that lost too much of the retained classes, few images or not; None where that was not measured.
+
+    What counts is the upper end of Wilson's interval over the images of all seeds together.
+    """
     kept = {name: statistics.fmean(found[place, RETAINED]) for name, found in measured.items()
             if (place, RETAINED) in found}  # fmt: skip
     if "original" not in kept:
         return None
     least = kept["original"] - ALLOWED_LOSS - 1e-9  # a loss of just that much is allowed, whatever the rounding
-    return {name for name, mean in kept.items() if mean < least and name not in FIRST}
+    highest = {name: wilson(mean * images[name, place], images[name, place])[1] for name, mean in kept.items()}
+    return {name for name in kept if highest[name] < least and name not in FIRST}
 
 
 def column_cells(measured: Mapping[str, Values], column: tuple[str, str], damaged: set[str] | None) -> dict[str, Cell]:
