@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines.diffusion import Noised
-from pipelines.embedding import label_table_name
+from pipelines.embedding import has_tied_embedders, label_table_name
 from pipelines.files import is_safetensors
 from pipelines.latents import Latents
 from pipelines.progress import bar_of
@@ -39,7 +39,8 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
 
-TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 4096}  # of the images in one pass of a Fisher diagonal
+TOKENS_AT_ONCE = {"cpu": 1024}  # of the images in one pass of a Fisher diagonal
+TOKENS_ON_A_GPU = 4096
 
 
 def parameters_of(workspace: Workspace) -> dict[str, torch.nn.Parameter]:
@@ -122,12 +123,13 @@ def measured_fisher(workspace: Workspace, latents: Latents, side: str, *, num_sa
 def samples_at_once(transformer: "DiTTransformer2DModel", device: torch.device, *, checkpointing: bool) -> int:
     """Samples in one pass of a Fisher diagonal: 16 images of DiT-XL/2 on a GPU, fewer in the caches of a CPU.
 
-    One where memory is so short that activations are recomputed, or where a layer has no rule for its squares.
+    One where memory is so short that activations are recomputed, where a layer has no rule for its squares, and where
+    untied embedders let one of them be used twice in a pass.
     """
-    if checkpointing or not can_square(transformer):
+    if checkpointing or not (can_square(transformer) and has_tied_embedders(transformer)):
         return 1
     num_tokens = (transformer.config.sample_size // transformer.config.patch_size) ** 2
-    return min(64, max(1, TOKENS_AT_ONCE[device.type] // num_tokens))
+    return min(64, max(1, TOKENS_AT_ONCE.get(device.type, TOKENS_ON_A_GPU) // num_tokens))
 
 
 def cached_fisher(

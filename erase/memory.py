@@ -7,12 +7,14 @@ backward pass on tensors without storage: what is alive at the same time, transi
 import ctypes
 import json
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,7 +26,7 @@ from pipelines.posterior_head import latent_shape_of, posterior_kind, posterior_
 from .config import EngineConfig, ErasureConfig
 from .evidence import samples_at_once
 from .method import Method
-from .squared_gradients import GRADIENTS_AT_ONCE
+from .squared_gradients import SquaredGradients
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
@@ -71,10 +73,9 @@ def count_memory(
     forget = {"gradients": gradients, "activations": activations(engine.forget_batch_size)}
     retain = {"gradients": gradients, "activations": activations(engine.retain_batch_size)}
     phases = []
-    if fishers := num_fishers(method):
-        at_once, squared = squared_at_once(config, transformer_config, device)
-        evidence = {"gradients": squared, "Fisher": fishers * gradients, "activations": activations(at_once)}
-        phases.append(PhaseMemory(name="preparation", parts={"weights": model["weights"], **evidence}))
+    if num_fishers(method):
+        parts = {"weights": model["weights"], **fisher_parts(config, method, transformer_config, device)}
+        phases.append(PhaseMemory(name="preparation", parts=parts))
     if engine.robust:
         forget["gradients"] += gradients  # both are kept until they are added
     if engine.robust and engine.robust_target != "weights":
@@ -90,11 +91,17 @@ def count_memory(
     return phases
 
 
-def squared_at_once(config: ErasureConfig, transformer_config: dict[str, Any], device: torch.device) -> tuple[int, int]:
-    """Samples in one pass of a Fisher diagonal, and the bytes of the gradients that are squared together."""
-    transformer = meta_transformer(described(transformer_config))
+def fisher_parts(
+    config: ErasureConfig, method: Method, transformer_config: dict[str, Any], device: torch.device
+) -> dict[str, int]:
+    """Bytes of Fisher diagonals and of one pass towards them; every process makes passes of that size."""
+    gradients, transformer = BYTES * num_weights(transformer_config), meta_transformer(described(transformer_config))
     at_once = samples_at_once(transformer, device, checkpointing=config.gradient_checkpointing)
-    return at_once, BYTES * (num_weights(transformer_config) if at_once == 1 else GRADIENTS_AT_ONCE[device.type])
+    held = {"Fisher": num_fishers(method) * gradients}
+    if at_once > 1:
+        return {**held, "activations": squares_bytes(transformer_config, config, at_once, device=device)}
+    one_image = training_bytes(transformer_config, config, 1, device=device)
+    return {**held, "gradients": gradients, "activations": one_image - gradients}
 
 
 def copies(config: ErasureConfig, method: Method, weights: int, device: torch.device) -> dict[str, int]:
@@ -185,24 +192,47 @@ def count_training_bytes(
         transformer = tied_transformer(json.loads(transformer_config))
         if checkpointing:
             transformer.enable_gradient_checkpointing()
-        settings = transformer.config
-        latents = torch.randn(batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
-        labels = torch.zeros(batch_size, dtype=torch.long)
-        with LiveBytes(ignored=transformer) as live:
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-                output = transformer(latents, timestep=labels, class_labels=labels, return_dict=False)[0]
-            output.float().square().mean().backward()
+        with LiveBytes(ignored=[*transformer.parameters(), *transformer.buffers()]) as live:
+            fake_losses(transformer, batch_size, bf16=bf16).mean().backward()
         return live.peak
+
+
+def squares_bytes(
+    transformer_config: dict[str, Any], config: ErasureConfig, batch_size: int, *, device: torch.device
+) -> int:
+    """Peak bytes of one pass of a Fisher diagonal over a batch, beside weights and totals."""
+    return count_squares_bytes(described(transformer_config), batch_size, device.type, bf16=config.precision == "bf16")
+
+
+@lru_cache
+def count_squares_bytes(transformer_config: str, batch_size: int, device: str, *, bf16: bool) -> int:
+    """The same for a configuration as JSON."""
+    with FakeTensorMode(), torch.device(device):
+        transformer = tied_transformer(json.loads(transformer_config))
+        squares = SquaredGradients(transformer)
+        held = [*transformer.parameters(), *transformer.buffers(), *squares.totals.values()]
+        with LiveBytes(ignored=held) as live:
+            squares.add(lambda: fake_losses(transformer, batch_size, bf16=bf16))
+        return live.peak
+
+
+def fake_losses(transformer: "DiTTransformer2DModel", batch_size: int, *, bf16: bool) -> Tensor:
+    """A loss (B,) of a forward pass on latents of the model's shape."""
+    settings, labels = transformer.config, torch.zeros(batch_size, dtype=torch.long)
+    latents = torch.randn(batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
+    with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=bf16):
+        output = transformer(latents, timestep=labels, class_labels=labels, return_dict=False)[0]
+    return output.float().square().mean((1, 2, 3))
 
 
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors made inside that are alive at the same time; those of ``ignored`` do not count."""
 
-    def __init__(self, *, ignored: torch.nn.Module) -> None:
+    def __init__(self, *, ignored: Iterable[Tensor]) -> None:
         super().__init__()
         self.live = self.peak = 0
         self.seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-        self.ignored = [each.untyped_storage() for each in (*ignored.parameters(), *ignored.buffers())]
+        self.ignored = [each.untyped_storage() for each in ignored]
         self.seen.update(self.ignored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,6 +5,7 @@ gradient d_b^T a_b and the bias gradient sum_t d_b. Where T is 1 the squares nee
 (d * d)^T (a * a) over the batch. Patches are a linear layer after unfolding, and a label touches its own row alone.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,8 @@ from pipelines.ranks import part_of, sum_over_ranks
 from .saliency import Fisher
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)
-GRADIENTS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # weights of per-sample gradients: a cache, a fraction of a GPU
+GRADIENTS_AT_ONCE = {"cpu": 2**20}  # weights of per-sample gradients that fit into a cache
+GRADIENTS_ON_A_GPU = 2**26
 
 
 def batched_fisher_diagonal(
@@ -53,7 +55,9 @@ class SquaredGradients:
             raise ValueError("per-sample squares need every weight in a linear layer, a convolution or an embedding")
         self.network = network
         self.names = {parameter: name for name, parameter in network.named_parameters()}
-        self.totals = {name: torch.zeros_like(parameter).detach() for parameter, name in self.names.items()}
+        self.totals = {
+            name: torch.zeros_like(parameter, dtype=torch.float32).detach() for parameter, name in self.names.items()
+        }
         self.roots: list[Tensor] = []  # outputs that no other output leads to: where the backward pass ends
         self.seen: set[nn.Module] = set()
 
@@ -113,15 +117,30 @@ def add_squared_products(total: Tensor, gradient: Tensor, inputs: Tensor) -> Non
     if inputs.shape[1] == 1:
         total.addmm_(gradient[:, 0].float().square().T, inputs[:, 0].float().square())
         return
-    at_once = max(1, GRADIENTS_AT_ONCE[total.device.type] // total.numel())
+    at_once = max(1, GRADIENTS_AT_ONCE.get(total.device.type, GRADIENTS_ON_A_GPU) // total.numel())
     for some_gradients, some_inputs in zip(gradient.split(at_once), inputs.split(at_once), strict=True):
         products = torch.bmm(some_gradients.mT, some_inputs).float()
         total.add_(products.square_().sum(0)) if len(products) > 1 else total.addcmul_(products[0], products[0])
 
 
 def can_square(network: nn.Module) -> bool:
-    """Whether every trainable weight is in a layer of ``LAYERS`` whose per-sample gradient is one product."""
-    layers = [each for each in network.modules() if isinstance(each, LAYERS)]
-    plain = [each for each in layers if not isinstance(each, nn.Conv2d) or (each.groups, each.dilation) == (1, (1, 1))]
-    covered = {parameter for each in plain for parameter in each.parameters(recurse=False)}
-    return all(parameter in covered for parameter in network.parameters() if parameter.requires_grad)
+    """Whether every trainable weight is in one layer alone, and that layer's per-sample gradient is one product.
+
+    A layer that a pass uses more than once is found out in the pass itself.
+    """
+    uses, covered = Counter(), set()
+    for layer in network.modules():
+        own = [each for each in layer.parameters(recurse=False) if each.requires_grad]
+        uses.update(own)
+        covered.update(own if has_rule(layer) else ())
+    return all(count == 1 and parameter in covered for parameter, count in uses.items())
+
+
+def has_rule(layer: nn.Module) -> bool:
+    """Whether a layer is one of ``LAYERS`` in its plain form."""
+    if isinstance(layer, nn.Conv2d):
+        padded = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return padded and (layer.groups, layer.dilation) == (1, (1, 1))
+    if isinstance(layer, nn.Embedding):
+        return layer.padding_idx is None and layer.max_norm is None
+    return isinstance(layer, nn.Linear)

@@ -85,6 +85,11 @@ def tie_embedders(
         transformer.register_forward_hook(_drop_memo)
 
 
+def has_tied_embedders(transformer: "DiTTransformer2DModel") -> bool:
+    """Whether all blocks share one embedder, which a forward pass then runs once."""
+    return len({block.norm1.emb for block in transformer.transformer_blocks}) == 1
+
+
 def _start_memo(transformer: "DiTTransformer2DModel", args: tuple) -> None:
     """Let the embedder remember its result, except where checkpointing recomputes blocks outside the forward pass."""
     embedder = transformer.transformer_blocks[0].norm1.emb

@@ -87,7 +87,7 @@ def count(
         "tflop": sum(flops.values()) / 1e12,
         "memory": {phase.name: {**phase.parts, "total": phase.total} for phase in memory},
         "disk": disk_bytes(config, method, transformer, vae_weights=vae_weights, num_classes=len(names)),
-        "seconds": phase_seconds(flops, speed, fishers=least_fisher_seconds(config, method, transformer)),
+        "seconds": phase_seconds(flops, speed, fishers=least_fisher_seconds(config, method, transformer, device)),
     }
 
 

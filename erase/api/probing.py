@@ -103,6 +103,8 @@ def why_unscored(folder: RunDir) -> str:
     """How far a run without scores is, and what gives it some."""
     if folder.state == "complete":
         return "has no scores: run it with a protocol before it is probed"
+    if folder.state == "diverged":
+        return "diverged: there is no erased model to attack; its status.json says which knob to turn"
     config = folder.config
     if folder.is_erased:
         stands = "is erased and not scored yet"

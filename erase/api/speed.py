@@ -1,5 +1,6 @@
 """How fast a device is, and what the work of a plan takes there."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import torch
 from pipelines.launcher import num_launched
 
 from ..config import ErasureConfig
+from ..evidence import samples_at_once
 from ..method import Method
 from .devices import one_thread
 
@@ -51,7 +53,10 @@ def phase_seconds(flops: Mapping[str, float], speed: float, *, fishers: float) -
     return seconds | {"preparation": max(seconds["preparation"], fishers)}
 
 
-def least_fisher_seconds(config: ErasureConfig, method: Method, transformer: "DiTTransformer2DModel") -> float:
-    """Seconds that Fisher diagonals take however small the network: images go through it one at a time."""
-    alone = len(method.needs & {"forget_fisher", "data_fisher"}) * config.fisher_samples
-    return 3 * alone * transformer.config.num_layers * BLOCK_SECONDS / num_launched()
+def least_fisher_seconds(
+    config: ErasureConfig, method: Method, transformer: "DiTTransformer2DModel", device: torch.device
+) -> float:
+    """Seconds that Fisher diagonals take however small the network and the pass."""
+    at_once = samples_at_once(transformer, device, checkpointing=config.gradient_checkpointing)
+    passes = len(method.needs & {"forget_fisher", "data_fisher"}) * math.ceil(config.fisher_samples / at_once)
+    return 3 * passes * transformer.config.num_layers * BLOCK_SECONDS / num_launched()

@@ -6,7 +6,7 @@ from typing import Any
 from eval.charts import SERIES_COLOURS
 from eval.report import filled
 from pipelines.files import write_text
-from pipelines.text import listed
+from pipelines.text import counted, listed
 
 from . import report_parts as parts
 from .pictured import picture_view
@@ -14,7 +14,7 @@ from .plan import Plan, command_of
 from .progress import failures_of
 from .report_attacks import attacks_view
 from .report_charts import measures, scatter_view
-from .report_parts import Scored, counted
+from .report_parts import Scored
 from .seed_table import FIRST, SeedTable, shared_by
 from .worker import Board
 
@@ -79,7 +79,11 @@ def summary(scored: Sequence[Scored], tables: Sequence[SeedTable]) -> str:
     models = {each.record["batch"]["model"] for each in scored}
     protocols = list(dict.fromkeys(each.record["protocol"]["name"] for each in scored))
     classes = dict.fromkeys(name for table in tables for name in table.classes)
-    what = [counted(len(methods), "method"), counted(len(classes), "class", "classes"), counted(len(seeds), "seed")]
+    what = [
+        counted(len(methods), "method"),
+        counted(len(classes), "class", plural="classes"),
+        counted(len(seeds), "seed"),
+    ]
     of = f"protocol{'s' * (len(protocols) > 1)} {listed(protocols)}"
     return f"{counted(len(models), 'model')} scored under the {of}: {', '.join(what)}."
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from eval.metric import displays
 from eval.words import forget_names, model_name, number
-from pipelines.text import listed
+from pipelines.text import counted, listed
 
 from ..rundir import RunDir
 from .folder import BatchDir
@@ -37,11 +37,6 @@ class Scored:
         labels = self.record["batch"]
         seed = "" if labels["seed"] is None else f"seed {labels['seed']}"
         return ", ".join(filter(None, [labels["method"], labels["settings"], forget_names(self.record), seed]))
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def table_view(table: SeedTable) -> dict[str, Any]:

@@ -91,14 +91,15 @@ class SeedTable:
         yardsticks = [name for name, _ in self.rows if name in FIRST]
         if self.is_judged:
             lines = [
-                f"{best}: best of its column among the methods whose retain accuracy may lie within {allowed} of the "
-                f"original's; {listed(yardsticks)} {'is a yardstick' if len(yardsticks) == 1 else 'are yardsticks'}."
+                f"{best}: best of its column among the methods that are not shown to lose more than {allowed} of the "
+                f"original's retain accuracy; {listed(yardsticks)} "
+                f"{'is a yardstick' if len(yardsticks) == 1 else 'are yardsticks'}."
             ]
         else:
             lines = ["No value is marked as best: the retain accuracy, which would tell damage, was not measured."]
         if any(cell.is_damaged for _, cells in self.rows for cell in cells):
             lines.append(
-                f"{DAMAGED}: lost more than {allowed} of retain accuracy, by the 95 % interval of all its images, so "
+                f"{DAMAGED}: lost more than {allowed} of retain accuracy (beyond its 95 % interval), so "
                 "damage may explain a low forget accuracy; not compared."
             )
         meant = [f"{short} {key.replace('_', ' ')}" for key, short in SHORT.items() if key in self.keys]
@@ -120,10 +121,10 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
     check_alike({record["batch"]["model"]: record for record in records})
     classes = tuple(dict.fromkeys(forget_names(record) for record in records))
     measured: dict[str, Values] = {"original": {}}
-    images: Counter[tuple[str, str]] = Counter()  # behind the retain accuracy, by row and class
+    images: Counter[tuple[str, str]] = Counter()  # of one model behind the retain accuracy, by row and class
     for name, record in zip(row_names(records), records, strict=True):
         place = forget_names(record)
-        images[name, place] += record["erased"].get(RETAINED, {}).get("n", 0)
+        images[name, place] = max(images[name, place], record["erased"].get(RETAINED, {}).get("n", 0))
         for key in dict.fromkeys([*keys, RETAINED]):
             add(measured.setdefault(name, {}), (place, key), record["erased"])
             if (place, key) not in measured["original"]:
@@ -173,7 +174,8 @@ def damaged_methods(
 ) -> set[str] | None:
     """The methods that lost too much of the retained classes, few images or not; None where that was not measured.
 
-    What counts is the upper end of Wilson's interval over the images of all seeds together.
+    What counts is the upper end of Wilson's interval at the mean over seeds, for the images of one model: all seeds are
+    scored on the same noise, so their images are no further evidence.
     """
     kept = {name: statistics.fmean(found[place, RETAINED]) for name, found in measured.items()
             if (place, RETAINED) in found}  # fmt: skip

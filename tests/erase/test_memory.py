@@ -9,10 +9,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from erase.config import EngineConfig, ErasureConfig
 from erase.configure import method_of
-from erase.memory import LiveBytes, copies, count_memory, count_training_bytes, moments, num_weights, training_bytes
+from erase.evidence import samples_at_once
+from erase.memory import (
+    LiveBytes,
+    copies,
+    count_memory,
+    count_training_bytes,
+    fake_losses,
+    moments,
+    num_weights,
+    tied_transformer,
+    training_bytes,
+)
 from erase.memory_savings import RESERVE, fit_memory, peak
 from erase.memory_table import state_table
 from erase.optimizers import PhaseMasks, PhaseStepper
+from erase.squared_gradients import SquaredGradients
 
 CPU = torch.device("cpu")
 XL2 = {
@@ -38,7 +50,7 @@ def test_live_bytes_are_those_of_tensors_that_exist_at_the_same_time():
     with FakeTensorMode():
         layer = nn.Linear(8, 16)
         inputs = torch.zeros(4, 8)
-        with LiveBytes(ignored=layer) as live:
+        with LiveBytes(ignored=layer.parameters()) as live:
             first = torch.zeros(100)
             del first
             second = layer(inputs)
@@ -57,6 +69,24 @@ def test_gradients_are_part_of_the_peak_and_checkpointing_lowers_the_rest():
     leaner = dataclasses.replace(config, gradient_checkpointing=True)
     assert training_bytes(SMALL, leaner, 32, device=CPU) < 0.6 * plain[2]
     assert count_training_bytes.cache_info().hits or count_training_bytes.cache_info().misses
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pass_of_squares_is_counted_as_it_is(precision, monkeypatch):
+    """A real pass on real tensors holds what the plan says, and several processes do not make it smaller."""
+    config = dataclasses.replace(configured("sfron"), precision=precision)
+    preparation = counted(config, SMALL)["preparation"]
+    transformer = tied_transformer(SMALL)
+    squares = SquaredGradients(transformer)
+    held = [*transformer.parameters(), *transformer.buffers(), *squares.totals.values()]
+    at_once = samples_at_once(transformer, CPU, checkpointing=False)
+    assert at_once == 64
+    with LiveBytes(ignored=held) as live:
+        squares.add(lambda: fake_losses(transformer, at_once, bf16=precision == "bf16"))
+    assert preparation.parts["activations"] == pytest.approx(live.peak, rel=0.05)
+    assert preparation.parts["Fisher"] == 2 * sum(each.nbytes for each in squares.totals.values())
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert counted(config, SMALL)["preparation"].parts == preparation.parts
 
 
 def test_the_states_of_xl2_take_what_the_design_counts():

@@ -1,5 +1,7 @@
 """Squares of per-sample gradients from whole batches against gradients taken one sample at a time."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -95,10 +97,31 @@ def test_patches_that_overlap_and_have_a_border():
 
 def test_layers_without_a_rule_are_refused():
     assert can_square(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2, elementwise_affine=False)))
-    for layer in (nn.LayerNorm(2), nn.Conv2d(2, 2, 1, groups=2), nn.Conv2d(2, 2, 2, dilation=2)):
+    shared = nn.Linear(2, 2, bias=False)
+    other = nn.Linear(2, 2, bias=False)
+    other.weight = shared.weight
+    for layer in (
+        nn.LayerNorm(2), nn.Conv2d(2, 2, 1, groups=2), nn.Conv2d(2, 2, 2, dilation=2), nn.Sequential(shared, other),
+        nn.Conv2d(2, 2, 3, padding="same"), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
+        nn.Embedding(3, 2, padding_idx=0), nn.Embedding(3, 2, max_norm=1.0),
+    ):  # fmt: skip
         assert not can_square(layer)
         with pytest.raises(ValueError, match="per-sample squares need every weight"):
             SquaredGradients(layer)
+
+
+def test_bf16_passes_give_nearly_the_same_squares(workspace):
+    wanted = one_by_one(workspace)
+    workspace.precision = "bf16"
+    found = in_batches(workspace, 20)[0]
+    assert distance(found, wanted) < 0.02 and all(each.dtype == torch.float32 for each in found.values())
+
+
+def test_untied_embedders_go_one_at_a_time(workspace):
+    transformer = workspace.model.transformer
+    assert samples_at_once(transformer, CPU, checkpointing=False) > 1
+    transformer.transformer_blocks[1].norm1.emb = copy.deepcopy(transformer.transformer_blocks[0].norm1.emb)
+    assert samples_at_once(transformer, CPU, checkpointing=False) == 1
 
 
 def test_samples_at_once_follow_the_number_of_tokens(workspace):

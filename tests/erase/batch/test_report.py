@@ -59,7 +59,7 @@ def test_it_holds_the_table_and_needs_nothing_from_elsewhere(board):
     assert len(page.encode()) < LIMIT and "What is missing" not in page
     assert all(cell.text in page for _, cells in table.rows for cell in cells)
     assert "2 models scored under the protocol small: 1 method, 1 class, 2 seeds." in page
-    assert "within 2 points of the original" in page and f"erase batch {board.plan.jobs.path}" in page
+    assert "not shown to lose more than 2 points" in page and f"erase batch {board.plan.jobs.path}" in page
     addresses = re.findall(r'(?:src|href|xmlns|url)="?\(?([^")]+)', page)
     assert not [each for each in addresses if each.startswith(("http", "/", "file"))]
 

@@ -89,12 +89,19 @@ def set_retained(records, method, value, *, images):
 
 @pytest.mark.parametrize(
     ("loss", "images", "wins"),
-    [(ALLOWED_LOSS, 10**9, True), (ALLOWED_LOSS + 0.001, 10**9, False), (0.03, 100, True), (0.03, 1000, False)],
+    [
+        (ALLOWED_LOSS, 10**9, True),
+        (ALLOWED_LOSS + 0.001, 10**9, False),
+        (0.03, 100, True),
+        (0.03, 200, True),
+        (0.03, 2000, False),
+    ],
 )
 def test_who_destroys_the_other_classes_is_never_the_best(records, loss, images, wins):
     """The lowest forget accuracy is of a model that draws noise: it is marked, and the next best is bold.
 
-    A loss that a few images only seem to show is no reason yet: the upper end of 194 of 200 is 98.6 %.
+    A loss that a few images only seem to show is no reason yet: the upper end of 95 of 100 is 97.8 %. More seeds on the
+    same noise are not more images.
     """
     set_retained(records, "a_b", 0.98 - loss, images=images)
     records[4]["erased"]["forget_accuracy"]["value"] = records[5]["erased"]["forget_accuracy"]["value"] = 0.0
@@ -114,7 +121,7 @@ def test_who_destroys_the_other_classes_is_never_the_best(records, loss, images,
 def test_every_mark_is_explained_under_the_table(records):
     table = seed_table(records, keys=KEYS)
     text = LAYOUTS["text"](table)
-    assert "*: best of its column among" in text and "within 2 points of the original" in text
+    assert "*: best of its column among" in text and "not shown to lose more than 2 points of the original" in text
     assert "original and retrain are yardsticks" in text and "FA forget accuracy" in text
     for mark in ("*:", "↓ lower", "± standard deviation", "- not measured"):
         assert mark in text
