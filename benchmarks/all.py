@@ -10,6 +10,7 @@ turns, after an equality gate; ``benchmarks/results/speed-cpu.json`` holds every
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,8 +59,29 @@ def table(record: Record) -> str:
     return "\n".join(lines)
 
 
+def share_lines(record: Record) -> list[str]:
+    """Overheads in words."""
+    shares = record.get("overhead", {}).get("results", {}).get("shares", {})
+    words = {
+        "engine": "of the loop outside forward, backward and optimizer",
+        "guard": "of the loop in the guard's forward passes",
+        "sampler": "of sampling outside the network",
+    }
+    return [f"{share:.1%} {words[part]}" for part, share in shares.items()]
+
+
+def missed(record: Record) -> list[str]:
+    """Everything that was asked for and not reached."""
+    rows = [row for name in PAIRED for row in record.get(name, {}).get("results", [])]
+    found = [f"{row['benchmark']}, {row['case']}, {row['lane']}" for row in rows if row["ratio"] < row["at_least"]]
+    overheads = record.get("overhead", {}).get("results", {"shares": {}, "at most": {}})
+    found += [part for part, most in overheads["at most"].items() if overheads["shares"][part] > most]
+    curves = record.get("growth", {}).get("results", [])
+    return found + [f"{each['what']} by {each['by']}" for each in curves if each["exponent"] > growth.STEEPEST]
+
+
 def main() -> None:
-    """Run, write and print."""
+    """Run, write and print; exit code 3 where something that is asked for was missed."""
     names = (*PAIRED, "overhead", "growth")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -76,8 +98,10 @@ def main() -> None:
     if "growth" in record:
         growth.draw(record["growth"]["results"], RESULTS / f"growth-{asked.device}.png")
     print(table(record))
-    for part, share in record.get("overhead", {}).get("results", {}).get("shares", {}).items():
-        print(f"{part}: {share:.1%} outside the work itself")
+    print("\n".join(share_lines(record)))
+    if found := missed(record):
+        print(f"missed: {', '.join(found)}", file=sys.stderr)
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The plain loop that speed is compared with does the product's work: same updates, same Fisher, same images."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
 
-from benchmarks.all import table
-from benchmarks.speed import overhead, pairs
+from benchmarks.all import missed, share_lines, table
+from benchmarks.speed import overhead
 from benchmarks.speed.baseline import PlainLoop, plain_ddpm, plain_fisher
 from benchmarks.speed.fisher import distance, jaccard
 from benchmarks.speed.growth import Growth
@@ -99,12 +100,24 @@ def test_a_gate_that_does_not_hold_stops_the_comparison():
         held("update", 0.1, 1e-6)
 
 
-def test_overhead_is_what_lies_outside_the_timed_calls():
+def test_what_was_asked_for_and_missed_is_named():
+    row = {"benchmark": "step", "case": "a case", "lane": SAME, "ratio": 1.9, "at_least": 2.0}
+    record = {
+        "step": {"results": [row, {**row, "at_least": 1.5}]},
+        "overhead": {"results": {"shares": {"engine": 0.05, "sampler": 0.001}, "at most": overhead.AT_MOST}},
+        "growth": {"results": [{"what": "step", "by": "batch size", "exponent": 2.0}]},
+    }
+    assert missed(record) == ["step, a case, same arithmetic", "engine", "step by batch size"]
+    assert share_lines(record)[0] == "5.0% of the loop outside forward, backward and optimizer"
+    assert missed({}) == []
+
+
+def test_time_inside_the_timed_calls_is_noted():
     spent = []
-    with overhead.timed_in(pairs, "held", spent):
-        pairs.held("nothing", 0.0, 1.0)
-    pairs.held("nothing", 0.0, 1.0)
-    assert len(spent) == 1 and spent[0] >= 0
+    with overhead.timed_in(time, "sleep", spent):
+        time.sleep(0.05)
+    time.sleep(0.05)
+    assert len(spent) == 1 and 0.05 <= spent[0] < 1
 
 
 def test_growth_is_the_slope_of_the_last_two_sizes():

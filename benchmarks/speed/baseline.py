@@ -27,7 +27,7 @@ class PlainLoop:
     def __init__(self, task: DiffusionTask, config: EngineConfig, masks: PhaseMasks) -> None:
         self.task, self.config = task, config
         self.parameters = task.parameters
-        self.mask = {name: each.cpu() for name, each in masks.forget.items()}
+        self.mask = {name: each.cpu().float() for name, each in masks.forget.items()}
         weights = list(self.parameters.values())
         self.optimizers = {
             "forget": torch.optim.AdamW(weights, lr=config.forget_learning_rate, weight_decay=0.0),

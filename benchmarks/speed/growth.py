@@ -4,6 +4,7 @@ Each is a line through its points; what is left per unit must not rise.
 """
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,8 +70,8 @@ def growth(
     what: str, by: str, sizes: tuple[int, ...], work_of: Callable[[int], Callable[[], Any]], device: torch.device
 ) -> Growth:
     """One curve."""
-    seconds = in_turns({str(size): work_of(size) for size in sizes}, device, num_rounds=3)
-    return Growth(what=what, by=by, sizes=list(sizes), seconds=[sorted(each)[1] for each in seconds.values()])
+    seconds = in_turns({str(size): work_of(size) for size in sizes}, device)
+    return Growth(what=what, by=by, sizes=list(sizes), seconds=[statistics.median(each) for each in seconds.values()])
 
 
 def stepping(model: Any, batch_size: int, num_forget: int = 1) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from erase.optimizers import PhaseStepper
 from . import sampling
 from .models import SIZE_OF, engine, random_dit, random_masks, random_task
 
-AT_MOST = {"engine": 0.03, "sampler": 0.01}
+AT_MOST = {"engine": 0.03, "sampler": 0.01}  # the guard's passes are forward passes, and stand by themselves
 NUM_STEPS = 10
 BATCH_SIZE = 4
 

@@ -1,6 +1,6 @@
 """Time to a number of images: the plain loop's 250 steps of DDPM against the product's samplers, and its overhead."""
 
-import time
+import statistics
 from dataclasses import replace
 
 import torch
@@ -11,11 +11,12 @@ from pipelines.sampler import SamplerSettings, sample_latents
 
 from .baseline import plain_ddpm
 from .models import SIZE_OF, random_dit
-from .pairs import FEWER, LOWER, SAME, Row, compared, held, in_turns
+from .pairs import FEWER, LOWER, NUM_ROUNDS, SAME, Row, Stopwatch, compared, held, in_turns
 
 GUIDANCE = 4.0
 NUM_PLAIN_STEPS = 250
 NUM_IMAGES = {"cpu": 32, "cuda": 256}
+FP32, BF16 = ("ddim 50", "dpm-solver++ 20"), "dpm-solver++ 20, bf16"
 SHORT = SamplerSettings(sampler="ddpm", num_inference_steps=10, guidance_scale=GUIDANCE)
 
 
@@ -37,7 +38,7 @@ def measure_same(device: torch.device) -> Row:
 
     first, second = plain(), ours()
     gate = held("latents", float((first - second).norm() / first.norm()), 1e-4)
-    seconds = in_turns({"baseline": plain, "ours": ours}, device, num_rounds=3, num_warm=0)
+    seconds = in_turns({"baseline": plain, "ours": ours}, device, num_warm=0)
     case = f"{size}, 2 images, {SHORT.num_inference_steps} DDPM steps"
     return compared(seconds, "ours", benchmark="sampler", case=case, lane=SAME, gate=gate)
 
@@ -53,46 +54,43 @@ def measure_images(device: torch.device) -> list[Row]:
 
     default = SamplerSettings(guidance_scale=GUIDANCE)
     choices = {
-        "ddim 50": replace(default, sampler="ddim", num_inference_steps=50),
-        "dpm-solver++ 20": default,
-        "dpm-solver++ 20, bf16": replace(default, precision="bf16"),
+        FP32[0]: replace(default, sampler="ddim", num_inference_steps=50),
+        FP32[1]: default,
+        BF16: replace(default, precision="bf16"),
     }
     works = {
         name: lambda settings=settings: generate_all(model, requests, settings) for name, settings in choices.items()
     }
-    seconds = in_turns({"baseline": plain, **works}, device, num_rounds=3)
-    return [
-        compared(
-            seconds,
-            name,
-            benchmark="images",
-            lane=LOWER if settings.precision == "bf16" else FEWER,
-            case=f"digits, {num_images} images, {name} against DDPM {NUM_PLAIN_STEPS}",
-        )
-        for name, settings in choices.items()
+    seconds = in_turns({"baseline": plain, **works}, device)
+    case = f"digits, {num_images} images, "
+    rows = [
+        compared(seconds, name, benchmark="images", lane=FEWER, case=f"{case}{name} against DDPM {NUM_PLAIN_STEPS}")
+        for name in FP32
     ]
+    own = {"baseline": seconds[FP32[-1]], BF16: seconds[BF16]}
+    return [*rows, compared(own, BF16, benchmark="images", lane=LOWER, case=f"{case}{FP32[-1]} in bf16 against fp32")]
 
 
 def overhead(device: torch.device) -> float:
-    """Share of a sampling run that is spent outside the network: schedulers, noise, guidance."""
-    model = random_dit(SIZE_OF[device.type], device)
-    settings = replace(SHORT, sampler="ddim")
-    spent = timed_predictions(model)
-    started = time.perf_counter()
-    sample_latents(model, torch.tensor([1, 207]), [0, 1], settings)
-    return 1 - sum(spent) / (time.perf_counter() - started)
+    """Share of a sampling run that is spent outside the network: schedulers, noise, guidance; median of the rounds."""
+    model, watch = random_dit(SIZE_OF[device.type], device), Stopwatch(device)
+    settings, spent = replace(SHORT, sampler="ddim"), timed_predictions(model, watch)
+    shares = []
+    for _ in range(1 + NUM_ROUNDS):
+        spent.clear()
+        total = watch.time(lambda: sample_latents(model, torch.tensor([1, 207]), [0, 1], settings))
+        shares.append(1 - sum(spent) / total)
+    return statistics.median(shares[1:])
 
 
-def timed_predictions(model: DiT) -> list[float]:
+def timed_predictions(model: DiT, watch: Stopwatch) -> list[float]:
     """Have the model note the seconds of each forward pass in the list that is returned."""
     spent, predict = [], model.predict
 
     def timed(noisy_latents: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-        started = time.perf_counter()
+        started = watch.now()
         output = predict(noisy_latents, timesteps, class_labels)
-        if output.is_cuda:
-            torch.cuda.synchronize(output.device)
-        spent.append(time.perf_counter() - started)
+        spent.append(watch.now() - started)
         return output
 
     model.predict = timed
