@@ -76,6 +76,8 @@ def logger_class(name: str) -> type[Logger]:
 
 def check_loggers(names: Sequence[str]) -> None:
     """Refuse loggers that are not there or could not log, before anything expensive (``UsageError``)."""
+    if isinstance(names, str):
+        raise UsageError(f"log_to={names!r} is one string: give a tuple of loggers, ({names!r},)")
     kinds = {name: logger_class(name) for name in names}
     if len(kinds) < len(names):
         raise UsageError(f"{FLAG} {' '.join(names)} names a logger twice")

@@ -109,7 +109,7 @@ class Copy:
         with Spared(self.give_up), redirect_stdout(sys.stderr):
             if self.logger is None:
                 self.open()
-            if not self.holds(kind, mark):
+            if not (self.given_up or self.holds(kind, mark)):
                 self.state[kind] = mark
                 write_json(self.state, self.state_path)
                 give(self.logger)

@@ -62,7 +62,7 @@ def row_flops(model: str) -> float:
 
 
 def shard_bytes(unit: Unit) -> int:
-    """Features of the images of a shard, and the images where they are kept."""
+    """Features of the images of a shard."""
     if not isinstance(unit, ShardUnit):
         return 0
     asked = unit.draw.comparison

@@ -41,6 +41,8 @@ def test_names_are_checked():
         check_loggers(["mlflow"])
     with pytest.raises(UsageError, match=r"--log-to wandb wandb names a logger twice"):
         check_loggers(["wandb", "wandb"])
+    with pytest.raises(UsageError, match=r"^log_to='wandb' is one string: give a tuple"):
+        check_loggers("wandb")
 
 
 def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
