@@ -73,7 +73,7 @@ def tie_embedders(
     if difference > 0 and not keep_untied:
         raise UsageError(
             f"the embedders of the transformer blocks differ by up to {difference:.3g}: the model was fine-tuned with "
-            "untied copies; --embedders untied keeps them apart"
+            "untied copies; pipelines.model.load(..., keep_untied=True) keeps them apart"
         )
 
     # One shared module, or one per block with the same frequencies.

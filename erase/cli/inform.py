@@ -126,9 +126,9 @@ def doctor(memory: bool, model: str | None, as_json: bool) -> None:
 def show_memory(model: str, *, as_json: bool) -> None:
     """The bytes of a model's weights, gradients and moments, counted from its configuration."""
     from erase.memory_table import state_table
-    from pipelines.model_source import transformer_config
+    from pipelines.model_source import PUBLISHED, transformer_config
 
-    rows = state_table(transformer_config(model))
+    rows = state_table(transformer_config(PUBLISHED.get(model, model)))
     if as_json:
         print_json({"model": model, "bytes": [{**dataclasses.asdict(row), "total": row.total} for row in rows]})
         return

@@ -191,7 +191,7 @@ def test_frozen_copy_is_a_network_of_its_own(fresh: DiT, noised: Noised) -> None
 def test_different_copies_are_refused_with_their_difference(untied: DiTTransformer2DModel) -> None:
     transformer = copy.deepcopy(untied)
     transformer.get_parameter(f"transformer_blocks.1.{TABLE}").data[4, 2] += 0.25
-    with pytest.raises(UsageError, match=r"differ by up to 0\.25.*--embedders untied"):
+    with pytest.raises(UsageError, match=r"differ by up to 0\.25.*keep_untied=True"):
         tie_embedders(transformer, time_embedding="diffusers")
 
 
