@@ -1,7 +1,6 @@
 """The contract of a logger: one file in ``erase/loggers``, found by its file name; it keeps a copy of a run's log."""
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.errors import UsageError
+from pipelines.modules import class_of, file_names
 
 from . import loggers
 
@@ -59,19 +59,12 @@ class Logger(ABC):
 
 def logger_names() -> list[str]:
     """Names of all loggers: the files of ``erase/loggers``."""
-    return sorted(module.name for module in pkgutil.iter_modules(loggers.__path__))
+    return file_names(loggers)
 
 
 def logger_class(name: str) -> type[Logger]:
     """The class that a logger's file defines (``UsageError`` lists the loggers)."""
-    if name not in logger_names():
-        raise UsageError(f"{FLAG} {name!r} is not one of {', '.join(logger_names())}")
-    module = importlib.import_module(f"{loggers.__name__}.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Logger) and value.__module__ == module.__name__
-    )
+    return class_of(loggers, name, Logger, flag=FLAG)
 
 
 def check_loggers(names: Sequence[str]) -> None:

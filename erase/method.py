@@ -1,7 +1,5 @@
 """The contract of an erasure method: one file in ``erase/methods``, found by its file name."""
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import UsageError
+from pipelines.modules import class_of, file_names
 
 from . import methods
 from .fields import check_literals, check_share, check_types, option
@@ -117,19 +116,12 @@ class DenoisingMethod(Method):
 
 def method_names() -> list[str]:
     """Names of all methods: the files of ``erase/methods``."""
-    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+    return file_names(methods)
 
 
 def method_class(name: str) -> type[Method]:
     """The class that a method file defines (``UsageError`` lists the methods)."""
-    if name not in method_names():
-        raise UsageError(f"--method {name!r} is not one of {', '.join(method_names())}")
-    module = importlib.import_module(f"{methods.__name__}.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    )
+    return class_of(methods, name, Method, flag="--method")
 
 
 def other_class(workspace: Workspace, class_label: int, *, offset: int = 1) -> int:

@@ -1,7 +1,5 @@
 """The contract of a metric: ``update`` with a batch, ``compute`` values, ``state`` and ``absorb`` to merge shards."""
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipelines.errors import UsageError
+from pipelines.modules import class_of, file_names
 
 from . import metrics
 from .reference import Reference
@@ -139,15 +137,12 @@ class Metric(ABC):
 
 def metric_names() -> tuple[str, ...]:
     """Names of all metrics: the files of ``eval/metrics``."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(metrics.__path__)))
+    return tuple(file_names(metrics))
 
 
 def metric_class(name: str) -> type[Metric]:
     """A metric's class by its file name (``UsageError`` lists the names)."""
-    if name not in metric_names():
-        raise UsageError(f"--metrics {name!r} is not one of {', '.join(metric_names())}")
-    module = importlib.import_module(f"{metrics.__name__}.{name}")
-    return getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    return class_of(metrics, name, Metric, flag="--metrics")
 
 
 @cache

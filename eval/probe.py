@@ -1,7 +1,5 @@
 """The contract of a recovery probe, and running one on the erased model and on its controls."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +14,7 @@ from pipelines.embedding import label_table, set_label_row
 from pipelines.errors import UsageError
 from pipelines.latents import Latents
 from pipelines.model import DiT
+from pipelines.modules import file_names, module_of
 from pipelines.provenance import retained_classes
 
 from . import probes
@@ -179,7 +178,7 @@ Probe = Callable[[DiT, int, Budget], ProbeResult]
 
 def probe_names() -> tuple[str, ...]:
     """Names of all probes: the files of ``eval/probes``."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(probes.__path__)))
+    return tuple(file_names(probes))
 
 
 def named_probes(names: Sequence[str]) -> tuple[str, ...]:
@@ -196,9 +195,7 @@ def load_probe(name: str) -> Probe:
 
 def probe_module(name: str) -> ModuleType:
     """A probe's file by its name (``UsageError`` lists the names)."""
-    if name not in probe_names():
-        raise UsageError(f"--probe {name!r} is not one of {', '.join(probe_names())}")
-    return importlib.import_module(f"{probes.__name__}.{name}")
+    return module_of(probes, name, flag="--probe")
 
 
 def describe_probe(name: str) -> str:
