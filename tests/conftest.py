@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib.util
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,8 @@ from pipelines.model import DiT, load, save
 from pipelines.posterior import PosteriorNetwork, PosteriorRecipe
 from pipelines.pretrain.recipe import Recipe
 from pipelines.randomness import generator
+
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are not installed; what is installed goes first
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LEVELS = 3  # of the VAE: 16 pixels become latents of 4x4
