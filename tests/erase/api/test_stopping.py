@@ -77,8 +77,9 @@ def test_the_classifier_that_scores_is_refused_under_any_name(go, judged_model, 
 
 
 def test_what_is_no_classifier_of_these_classes_is_refused(go, judged_model, tmp_path):
-    save_file(build_classifier("test_resnet", num_classes=1000, input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-              .network.state_dict(), tmp_path / "imagenet.safetensors")  # fmt: skip
+    imagenet = build_classifier("test_resnet", num_classes=1000, input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    weights = {name: each.contiguous() for name, each in imagenet.network.state_dict().items()}
+    save_file(weights, tmp_path / "imagenet.safetensors")
     for name, kind, match in (
         (str(tmp_path), UsageError, r"--stop-classifier .* is no classifier: name a timm model, NAME:WEIGHTS"),
         ("resnet0", UsageError, r"--stop-classifier resnet0 is no classifier"),

@@ -157,7 +157,7 @@ def test_an_attack_is_part_of_the_results(finished, planned, worked, monkeypatch
     assert len(plan.of_kind("probe")) == 1 and len(board.done) == len(plan.units)
     (table,) = gather(board)
     lines = [json.loads(line) for line in plan.folder.results_path.read_text().splitlines()]
-    assert [sorted(line["probes"]) for line in lines] == [[], ["embedding_restore", "unconditional_mass"]]
+    assert [sorted(line["probes"]) for line in lines] == [[], ["unconditional_mass"]]
     assert [name for name, _ in table.rows] == ["original", "gradient_ascent"]
     assert [len(cell.values) for _, cells in table.rows for cell in cells] == [1, 1, 1, 2, 2, 2]
 
