@@ -4,7 +4,7 @@
     python -m benchmarks.all --device cuda    on a GPU, with DiT-XL/2
     python -m benchmarks.all --only step      some of them; the others keep their results
 
-Each compares the product with the plain loop of ``benchmarks/speed/baseline.py`` in one process, in rounds that take
+Each compares the product with the plain loop of ``benchmarks/speed/baseline.py`` on one thread, in rounds that take
 turns, after an equality gate; ``benchmarks/results/speed-cpu.json`` holds every ratio with its spread.
 """
 

@@ -1,7 +1,9 @@
 """The plain loop that speed is compared with does the product's work: same updates, same Fisher, same images."""
 
 import dataclasses
+import os
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from benchmarks.speed import overhead
 from benchmarks.speed.baseline import PlainLoop, plain_ddpm, plain_fisher
 from benchmarks.speed.fisher import distance, jaccard
 from benchmarks.speed.growth import Growth
-from benchmarks.speed.pairs import SAME, as_records, compared, held, in_turns
+from benchmarks.speed.pairs import SAME, as_records, compared, held, in_processes, in_turns
 from benchmarks.speed.step import ours_of, update_error
 from erase.config import EngineConfig
 from erase.diffusion_task import DiffusionTask
@@ -92,6 +94,21 @@ def test_variants_take_turns_and_warm_rounds_do_not_count():
     )  # fmt: skip
     assert "".join(order) == "-a-b" * 3
     assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_each_variant_can_have_a_process_of_its_own(tmp_path):
+    noting = {name: f"echo $PPID >> {tmp_path / name}" for name in ("baseline", "ours")}
+    makers = {name: partial(partial, os.system, command) for name, command in noting.items()}
+    seconds = in_processes(makers, CPU, num_rounds=2)
+    noted = {name: (tmp_path / name).read_text().split() for name in makers}
+    assert {name: len(each) for name, each in noted.items()} == {"baseline": 3, "ours": 3}
+    assert len({*noted["baseline"], *noted["ours"], str(os.getpid())}) == 3
+    assert all(len(each) == 2 and min(each) > 0 for each in seconds.values())
+
+
+def test_a_variant_that_fails_in_its_process_stops_the_comparison():
+    with pytest.raises((EOFError, ConnectionError)):
+        in_processes({"baseline": partial(int, "not a number")}, CPU, num_rounds=1)
 
 
 def test_a_gate_that_does_not_hold_stops_the_comparison():

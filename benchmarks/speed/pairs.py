@@ -1,13 +1,17 @@
 """Timing in rounds: variants of one work take turns, and each is divided by the baseline of its own round.
 
-On a CPU seconds are those that this process had of one core, so that other programs count as little as they can; on a
-GPU they are wall time between two synchronisations.
+They share a process, or have one each where the memory that one has torn up would slow the other down. On a CPU seconds
+are those that a process had of one core, so that other programs count as little as they can; on a GPU they are wall
+time between two synchronisations.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,14 +69,54 @@ def in_turns(
     before: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of every variant in every round, after some that do not count; ``before`` precedes each, untimed."""
-    watch, seconds = Stopwatch(device), {name: [] for name in variants}
-    for number in range(num_warm + num_rounds):
-        for name, work in variants.items():
-            before()
-            spent = watch.time(work)
-            if number >= num_warm:
-                seconds[name].append(spent)
-    return seconds
+    watch = Stopwatch(device)
+
+    def timed(work: Callable[[], Any]) -> float:
+        before()
+        return watch.time(work)
+
+    timers = {name: partial(timed, work) for name, work in variants.items()}
+    return in_rounds(timers, num_rounds=num_rounds, num_warm=num_warm)
+
+
+def in_processes(
+    makers: Mapping[str, Callable[[], Callable[[], Any]]], device: torch.device, *, num_rounds: int = NUM_ROUNDS
+) -> dict[str, list[float]]:
+    """The same for variants that each have a process of their own, in which its maker, picklable, makes the work."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {name: context.Pipe() for name in makers}
+    sides = [context.Process(target=serve, args=(make, device, pipes[name][1])) for name, make in makers.items()]
+    for side, (_, there) in zip(sides, pipes.values(), strict=True):
+        side.start()
+        there.close()  # so that the end of a process ends its pipe
+    try:
+        return in_rounds({name: partial(asked, here) for name, (here, _) in pipes.items()}, num_rounds=num_rounds)
+    finally:
+        for side in sides:
+            side.kill()
+            side.join()
+
+
+def serve(make: Callable[[], Callable[[], Any]], device: torch.device, pipe: Connection) -> None:
+    """Do the work once whenever the other end asks, and send its seconds."""
+    torch.set_num_threads(1)
+    watch, work = Stopwatch(device), make()
+    while pipe.recv():
+        pipe.send(watch.time(work))
+
+
+def asked(pipe: Connection) -> float:
+    """Seconds of the work at the other end, done once."""
+    pipe.send(True)
+    return pipe.recv()
+
+
+def in_rounds(
+    timers: Mapping[str, Callable[[], float]], *, num_rounds: int = NUM_ROUNDS, num_warm: int = 1
+) -> dict[str, list[float]]:
+    """Seconds that each timer returns when all take turns; the first rounds do not count."""
+    rounds = [{name: timer() for name, timer in timers.items()} for _ in range(num_warm + num_rounds)]
+    return {name: [each[name] for each in rounds[num_warm:]] for name in timers}
 
 
 def compared(

@@ -1,7 +1,8 @@
 """One alternating step: batch, loss, backward, mask, clip and optimizer of both sides; and its part after backward."""
 
-import copy
+import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from erase.optimizers import PhaseStepper
 from erase.update import Updater
 
 from .baseline import PlainLoop
-from .models import SIZE_OF, engine, random_dit, random_masks, random_task
-from .pairs import LOWER, SAME, Row, compared, held, in_turns
+from .models import SIZE_OF, random_dit, random_masks, random_task
+from .pairs import LOWER, SAME, Row, compared, held, in_processes, in_turns
 
 BATCHES = {"cpu": (1, 4), "cuda": (1, 16, 64)}
 AIMS = {("cpu", 1): (1.2, 1.8), ("cpu", 4): (0.0, 1.6)}  # at least, in the same arithmetic and in bf16
@@ -26,45 +27,54 @@ def measure(device: torch.device) -> list[Row]:
 
 
 def measure_step(device: torch.device, batch_size: int) -> list[Row]:
-    """A step of the product in float32 and in bf16 beside the plain loop's."""
-    size = SIZE_OF[device.type]
-    model = random_dit(size, device)
-    tasks = {
-        precision: random_task(copy.deepcopy(model), batch_size=batch_size, precision=precision)
-        for precision in ("fp32", "bf16")
-    }
-    plain = random_task(model, batch_size=batch_size)
-    masks = random_masks(plain)
-    loop = PlainLoop(plain, engine(batch_size), masks)
-    ours = {name: counted(ours_of(task)) for name, task in tasks.items()}
-
-    # The first step of the two sides from equal weights.
-    before = {name: each.detach().clone() for name, each in plain.parameters.items()}
-    loop.run(0)
-    ours["fp32"]()
-    gate = held("update", update_error(before, plain, tasks["fp32"]), 1e-5)
-
-    ours["bf16"]()
-    seconds = in_turns({"baseline": counted(loop.run, first=1), **ours}, device)
+    """A step of the product in float32 and in bf16 beside the plain loop's, each in a process of its own."""
+    gate = held("update", first_updates_apart(device, batch_size), 1e-5)
+    ours = {name: partial(product_step, device, batch_size, name) for name in ("fp32", "bf16")}
+    seconds = in_processes({"baseline": partial(plain_step, device, batch_size), **ours}, device)
     least = AIMS.get((device.type, batch_size), (0.0, 0.0))
-    case = {"benchmark": "step", "case": f"{size}, batch {batch_size}"}
+    case = {"benchmark": "step", "case": f"{SIZE_OF[device.type]}, batch {batch_size}"}
     return [
         compared(seconds, "fp32", **case, lane=SAME, at_least=least[0], gate=gate),
         compared(seconds, "bf16", **case, lane=LOWER, at_least=least[1]),
     ]
 
 
+def first_updates_apart(device: torch.device, batch_size: int) -> float:
+    """Relative distance of what the first step of either side does to equal weights."""
+    plain, task = task_of(device, batch_size), task_of(device, batch_size)
+    before = {name: each.detach().clone() for name, each in plain.parameters.items()}
+    PlainLoop(plain, plain.engine, random_masks(plain)).run(0)
+    ours_of(task)(0)
+    return update_error(before, plain, task)
+
+
+def task_of(device: torch.device, batch_size: int, precision: str = "fp32") -> DiffusionTask:
+    """The random model of the device's size, to be erased from."""
+    return random_task(random_dit(SIZE_OF[device.type], device), batch_size=batch_size, precision=precision)
+
+
+def plain_step(device: torch.device, batch_size: int) -> Callable[[], object]:
+    """The plain loop's outer step."""
+    task = task_of(device, batch_size)
+    return counted(PlainLoop(task, task.engine, random_masks(task)).run)
+
+
+def product_step(device: torch.device, batch_size: int, precision: str) -> Callable[[], object]:
+    """The product's outer step, in that precision."""
+    return counted(ours_of(task_of(device, batch_size, precision)))
+
+
 def ours_of(task: DiffusionTask) -> Callable[[int], object]:
-    """The product's outer step."""
+    """The product's outer step by its number."""
     stepper = PhaseStepper(task.parameters, task.engine, masks=random_masks(task))
     updater = Updater(task, stepper, task.engine, seed=0)
     return lambda step: updater.run(step, measure=False)
 
 
-def counted(step: Callable[[int], object], *, first: int = 0) -> Callable[[], None]:
+def counted(step: Callable[[int], object]) -> Callable[[], object]:
     """A step that counts its own number."""
-    number = iter(range(first, 10**6))
-    return lambda: step(next(number)) and None
+    number = itertools.count()
+    return lambda: step(next(number))
 
 
 def update_error(before: Mapping[str, Tensor], left: DiffusionTask, right: DiffusionTask) -> float:
