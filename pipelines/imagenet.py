@@ -13,6 +13,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from .errors import MissingError
+
 NUM_CLASSES = 1000
 
 
@@ -42,14 +44,21 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
 
 
 def timm_table(name: str) -> str:
-    """The text of one of timm's tables."""
-    return (package_dir("timm") / "data" / "_info" / name).read_text(encoding="utf-8")
+    """The text of one of timm's tables (``MissingError`` for a timm without it)."""
+    path = package_dir("timm") / "data" / "_info" / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingError(
+            f"{path} is missing: ImageNet's classes need the tables of timm 1.0, pip install timm"
+        ) from error
 
 
 def package_dir(name: str) -> Path:
-    """The folder of an installed package, which is not imported."""
+    """The folder of an installed package, which is not imported (``MissingError`` where it is not installed)."""
     spec = find_spec(name)
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise MissingError(f"ImageNet's classes are named by the package {name}, which is missing: pip install {name}")
     return Path(spec.origin).parent
 
 

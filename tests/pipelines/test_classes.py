@@ -10,8 +10,8 @@ import pytest
 from timm.data import ImageNetInfo
 
 from pipelines.classes import AmbiguousClassError, ClassNames, UnknownClassError
-from pipelines.errors import UsageError
-from pipelines.imagenet import imagenet_classes
+from pipelines.errors import MissingError, UsageError
+from pipelines.imagenet import imagenet_classes, package_dir, timm_table
 from pipelines.names import normalise
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -268,3 +268,10 @@ def test_a_model_of_digits_imports_nothing_heavy() -> None:
         "assert not {'timm', 'torchvision', 'torch'} & set(sys.modules)",
     ])  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_table_or_a_package_that_is_missing_is_named():
+    with pytest.raises(MissingError, match=r"imagenet22k_prices.txt is missing: .* timm"):
+        timm_table("imagenet22k_prices.txt")
+    with pytest.raises(MissingError, match=r"package no_such_package, which is missing"):
+        package_dir("no_such_package")
