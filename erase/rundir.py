@@ -13,6 +13,7 @@ from pipelines.files import read_json, write_json, write_text
 from pipelines.launcher import num_launched
 from pipelines.versions import versions
 
+from .checkpoint import checkpoint_step
 from .config import ErasureConfig, erasure_from_dict, read_yaml, write_yaml
 from .optimizers import PhaseMasks
 from .saliency import density, save_mask
@@ -159,9 +160,34 @@ def unlike_settings(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 def find_run(path: str | Path) -> RunDir:
     """An existing run directory (``MissingError``)."""
     folder = RunDir(Path(path))
+    if not folder.path.exists():
+        raise MissingError(f"{folder.path} does not exist; a run directory is needed")
     if not folder.config_path.exists():
         raise MissingError(f"{folder.path} is not a run directory: it has no config.yaml")
     return folder
+
+
+def find_scored_run(path: str | Path) -> RunDir:
+    """An existing run directory with scores (``MissingError``, which says what gives it some)."""
+    folder = find_run(path)
+    if not folder.results_path.exists():
+        raise MissingError(f"{folder.path} {why_unscored(folder)}")
+    return folder
+
+
+def why_unscored(folder: RunDir) -> str:
+    """How far a run without scores is, and what gives it some."""
+    if folder.state == "complete":
+        return f"has no scores: `erase eval {folder.path}` gives it some"
+    if folder.state == "diverged":
+        return "diverged: there is no erased model; its status.json says which knob to turn"
+    config = folder.config
+    if folder.is_erased:
+        stands = "is erased and not scored yet"
+    else:
+        step = checkpoint_step(folder.checkpoint_path, config_hash=config.hash)
+        stands = f"is not finished, it stands at step {step} of {config.engine.steps}"
+    return f"{stands}: {f'`{folder.command}`' if folder.command else 'the command that began it'} finishes it"
 
 
 def environment() -> dict[str, str]:

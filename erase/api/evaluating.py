@@ -19,6 +19,7 @@ from ..config import ErasureConfig, erasure_from_dict
 from ..erasure import load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir
+from .cards import write_card
 from .devices import pick_device
 from .judging import (
     Judges,
@@ -30,7 +31,7 @@ from .judging import (
     protocol_scorer,
 )
 from .redrawing import redraw
-from .scoring import add_command, kept_record, score_models
+from .scoring import add_command, kept_record, score_models, score_run
 from .watching import Neighbours, choose_neighbours, typed
 
 FLAG = "--second-classifier"
@@ -66,11 +67,22 @@ class Comparison:
 
     def kept(self) -> tuple[RunDir, dict[str, Any]] | None:
         """The run that the model is and its record, where it is scored under this protocol against this original."""
-        folder = RunDir(Path(self.model))
-        if not folder.is_erased or not self.from_config or self.forget_classes != self.config.forget_classes:
-            return None
-        record = kept_record(folder, self.protocol, self.judges)
+        folder = self.run()
+        record = kept_record(folder, self.protocol, self.judges) if folder else None
         return None if record is None else (folder, record)
+
+    def run(self) -> RunDir | None:
+        """The run that the model is, where it is compared as it was made."""
+        folder = RunDir(Path(self.model))
+        as_made = self.from_config and self.forget_classes == self.config.forget_classes
+        return folder if as_made and folder.is_erased else None
+
+    def command(self, *flags: str, more: Mapping[str, str] | None = None) -> list[str]:
+        """The words of the command line that scores the same way, with these flags and more options."""
+        judges = {**self.judges.to_dict(), "neighbours": typed(self.judges.neighbours)}
+        given = {"protocol": self.protocol.name, **judges, **(more or {})}
+        options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+        return ["erase", "eval", self.model, *flags, *options]
 
 
 def evaluate(
@@ -92,9 +104,10 @@ def evaluate(
     """The result record of an erased model (run directory, folder, hub id or checkpoint) against its original.
 
     Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
-    With ``sweep`` the record also holds the forget accuracy under other conditions, from ``sweep_images`` images of
-    each class, one of them a ``second_classifier`` (timm model, ``NAME:WEIGHTS`` or folder) where that is named. A run
-    that was scored under this protocol is then not scored again, and gets the sweep into its record and report.
+    A run that has no scores gets them, with report and card. With ``sweep`` the record also holds the forget accuracy
+    under other conditions, from ``sweep_images`` images of each class, one of them a ``second_classifier`` (timm model,
+    ``NAME:WEIGHTS`` or folder) where that is named. A run that was scored under this protocol is then not scored again,
+    and gets the sweep into its record and report.
     """
     check_sweep(sweep, sweep_images=sweep_images, second_classifier=second_classifier)
     judges = Judges(reference=reference, classifier=classifier, inception=inception)
@@ -107,7 +120,8 @@ def evaluate(
     if not sweep:
         return scores(asked, models, scorer, progress=progress)
     second = second_scorer(second_classifier, models["original"], scorer) if second_classifier else None
-    command = sweep_command(asked, sweep_images, second_classifier)
+    more = {"second-classifier": second_classifier, "sweep-images": str(sweep_images)}
+    command = asked.command("--sweep", more=more)
     return swept(asked, models, scorer, second, num_images=sweep_images, command=command, progress=progress)
 
 
@@ -166,16 +180,17 @@ def second_scorer(given: str, original: DiT, scorer: Scorer) -> Scorer:
     return second
 
 
-def sweep_command(asked: Comparison, num_images: int, second_classifier: str) -> list[str]:
-    """The words of the command line that makes the same sweep of a run."""
-    given = {"protocol": asked.protocol.name, **asked.judges.to_dict(), "neighbours": typed(asked.judges.neighbours)}
-    given |= {"second-classifier": second_classifier, "sweep-images": str(num_images)}
-    options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
-    return ["erase", "eval", asked.model, "--sweep", *options]
-
-
 def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, progress: bool) -> dict[str, Any]:
-    """The result record of both models."""
+    """The result record of both models; that of a finished run without one is kept there, with report and card."""
+    folder = asked.run()
+    if folder is not None and folder.state == "complete" and not folder.results_path.exists():
+        with stoppable("scoring"):
+            record = score_run(
+                models["original"], models["erased"], asked.config, folder, protocol=asked.protocol,
+                judges=asked.judges, command=folder.command, scored_by=asked.command(), progress=progress,
+            )  # fmt: skip
+            write_card(folder)
+        return record
     return score_models(
         models, asked.forget_classes, protocol=asked.protocol, scorer=scorer, judges=asked.judges, progress=progress
     )
@@ -194,6 +209,7 @@ def swept(
     """The result record with a sweep; that of a run is kept after each row, so that a sweep cut short goes on."""
     kept = asked.kept()
     record = kept[1] if kept else scores(asked, models, scorer, progress=progress)
+    kept = kept or asked.kept()  # a run that had no scores has them now
     rows = sweep_rows(
         models,
         forget_classes=asked.forget_classes,

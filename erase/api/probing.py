@@ -12,7 +12,7 @@ from eval.evaluate import read_record, write_record
 from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes, probe_module
 from eval.protocol import Protocol
 from pipelines.delta import weights_sha256
-from pipelines.errors import MissingError, UsageError
+from pipelines.errors import UsageError
 from pipelines.files import is_safetensors
 from pipelines.identity import file_digest
 from pipelines.model import DiT, load
@@ -21,10 +21,9 @@ from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import save_tensors
 
-from ..checkpoint import checkpoint_step
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
-from ..rundir import RunDir, cache_dir, find_run
+from ..rundir import RunDir, cache_dir, find_run, find_scored_run
 from .cards import write_card
 from .devices import pick_device
 from .judging import Judges, protocol_scorer
@@ -89,29 +88,12 @@ def publish(
 
 def checked_run(run: str | Path, *, budget: str, data: str | None) -> RunDir:
     """The run, once everything that can be checked without a weight is (``UsageError``, ``MissingError``)."""
-    folder = find_run(run)
+    find_run(run)
     if budget not in AMOUNTS:
         raise UsageError(f"--budget {budget!r} is not one of {', '.join(AMOUNTS)}")
     if data is not None:
         check_source(data)
-    if not folder.results_path.exists():
-        raise MissingError(f"{folder.path} {why_unscored(folder)}")
-    return folder
-
-
-def why_unscored(folder: RunDir) -> str:
-    """How far a run without scores is, and what gives it some."""
-    if folder.state == "complete":
-        return "has no scores: run it with a protocol before it is probed"
-    if folder.state == "diverged":
-        return "diverged: there is no erased model to attack; its status.json says which knob to turn"
-    config = folder.config
-    if folder.is_erased:
-        stands = "is erased and not scored yet"
-    else:
-        step = checkpoint_step(folder.checkpoint_path, config_hash=config.hash)
-        stands = f"is not finished, it stands at step {step} of {config.engine.steps}"
-    return f"{stands}: {f'`{folder.command}`' if folder.command else 'the command that began it'} finishes it"
+    return find_scored_run(run)
 
 
 def command_of(

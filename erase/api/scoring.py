@@ -37,11 +37,13 @@ def score_run(
     judges: Judges,
     gates: Sequence[str] = (),
     command: str,
+    scored_by: Sequence[str] = (),
     progress: bool,
 ) -> dict[str, Any]:
     """Score a run, write ``eval/results.json``, ``samples/`` and ``report.html``; returns the record.
 
-    ``gates`` are the bounds that the report says are held or not.
+    ``gates`` are the bounds that the report says are held or not; ``scored_by`` are the words of the command that
+    scores it, where that is not the ``command`` that made it.
     """
     models = {"original": original, "erased": erased}
     scorer = protocol_scorer(original, protocol, judges)
@@ -53,6 +55,8 @@ def score_run(
     record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
     record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
     record |= {"config": config.as_dict(), "command": command, "gates": list(gates)}
+    if scored_by:
+        add_command(record, scored_by)
 
     on_first(lambda: write_record(record, folder.results_path))
     show(models, record, {PROBE: found}, config, folder, protocol=protocol, command=command)

@@ -91,9 +91,9 @@ def in_words(record: Mapping[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
 def compare(runs: tuple[str, ...], layout: str, as_json: bool) -> None:
     """Put several runs into one table; runs that were scored under unlike protocols are refused."""
-    from erase.rundir import find_run
+    from erase.rundir import find_scored_run
     from eval.compare import compare_records, comparison_table
     from eval.evaluate import read_record
 
-    records = {run: read_record(find_run(run).results_path) for run in runs}
+    records = {run: read_record(find_scored_run(run).results_path) for run in runs}
     print_json(compare_records(records)) if as_json else click.echo(comparison_table(records, layout=layout))

@@ -8,10 +8,11 @@ import torch
 
 from erase import api
 from erase.api import evaluate, evaluating, run
+from erase.rundir import find_scored_run
 from eval import sweep as sweeping
 from eval.protocol import named
 from pipelines.classifier import build_classifier, save_classifier
-from pipelines.errors import UsageError
+from pipelines.errors import MissingError, UsageError
 from pipelines.files import read_json
 
 PROTOCOL = dataclasses.replace(named("small"), num_inference_steps=2, num_forget_images=4, num_retain_images=18)
@@ -67,6 +68,30 @@ def test_a_scored_run_is_swept_without_being_scored_again(scored, swept, picture
     # A second time every row is read, and the run is still finished.
     monkeypatch.setattr(sweeping, "generate", None)
     assert swept() == record and scored().repeated
+
+
+def test_a_run_without_scores_gets_them_with_report_and_card(judged_model, pictures, scored, tmp_path):
+    unscored = run(
+        judged_model, "three", method="embedding_reset", data=pictures, protocol="none", output_dir=tmp_path / "bare",
+        progress=False,
+    ).run_dir  # fmt: skip
+    with pytest.raises(MissingError, match=r"bare has no scores: `erase eval .*bare` gives it some"):
+        find_scored_run(unscored)
+    record = evaluate(str(unscored), protocol=PROTOCOL, reference=pictures, progress=False)
+
+    # The record is that of a run which was scored at once, but for what made it.
+    assert read_json(unscored / "eval" / "results.json") == record
+    at_once = read_json(scored().run_dir / "eval" / "results.json")
+    made = dict.fromkeys(("command", "added_by", "models"))
+    assert {**at_once, **made} == {**record, **made}
+    words = f"erase eval {unscored} --protocol {PROTOCOL.name} --reference {pictures}"
+    assert record["added_by"] == [words] and words in (unscored / "report.html").read_text()
+    assert "forget accuracy" in (unscored / "model" / "README.md").read_text().lower()
+
+    # A further evaluation changes nothing in it.
+    other = dataclasses.replace(PROTOCOL, num_forget_images=5)
+    assert evaluate(str(unscored), protocol=other, reference=pictures, progress=False) != record
+    assert read_json(unscored / "eval" / "results.json") == record
 
 
 def test_a_sweep_that_was_cut_short_keeps_its_rows(swept, tmp_path, monkeypatch):

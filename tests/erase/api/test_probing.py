@@ -94,7 +94,7 @@ def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_pa
         probe(scored.run_dir, probes=["magic"])
     with pytest.raises(MissingError, match="nowhere does not exist"):
         probe(scored.run_dir, data="nowhere")
-    with pytest.raises(MissingError, match="is not a run directory"):
+    with pytest.raises(MissingError, match="none does not exist; a run directory is needed"):
         probe(tmp_path / "none")
     (scored.run_dir / "eval" / "results.json").unlink()
     with pytest.raises(MissingError, match="has no scores"):

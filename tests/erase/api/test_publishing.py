@@ -67,7 +67,7 @@ def test_what_must_not_be_released_is_refused_before_the_hub_is_asked(finished, 
         publish(finished, "me/three")
     with pytest.raises(UsageError, match=r"--push-to-hub 'a/b/c' is no name of a repository"):
         publish(finished, "a/b/c", unscored=True)
-    with pytest.raises(MissingError, match="is not a run directory"):
+    with pytest.raises(MissingError, match="does not exist; a run directory is needed"):
         publish(tmp_path / "none", "me/three")
     (finished / "model" / "ema.safetensors").write_text("")
     with pytest.raises(UsageError, match=r"ema.safetensors is no part of a saved model"):
