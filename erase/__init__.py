@@ -1,4 +1,4 @@
-"""Erase a named class from a class-conditional diffusion transformer, and prove it.
+"""Erase a named class from a class-conditional diffusion transformer, and put the erasure to the proof.
 
 ``erase.run("digits", "three")`` returns a result with ``.model``, ``.scores`` and ``.run_dir``; ``erase.probe`` attacks
 it, ``erase.evaluate`` scores it again. ``erase.load`` opens a model, ``erase.draw`` shows what it draws.

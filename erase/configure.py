@@ -73,7 +73,10 @@ def chosen_settings(
 def resolved_classes(model: str, classes: Sequence[str | int]) -> tuple[int, ...]:
     """The indices of the named classes in order (``UsageError`` for none, and where none would be retained)."""
     names = load_classes(model)
-    forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
+    try:
+        forget_classes = tuple(sorted({names.resolve(query) for query in classes}))
+    except UsageError as error:
+        raise type(error)(f"--model {model}: {error}") from error
     if not forget_classes:
         raise UsageError("no class to erase was named")
     earlier = earlier_classes(read_provenance(model), forget_classes)

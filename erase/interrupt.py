@@ -47,14 +47,17 @@ def stop_signal(received: list[str]) -> str:
 
 @contextmanager
 def stoppable(doing: str) -> Iterator[None]:
-    """Inside, Ctrl-C or SIGTERM raises ``InterruptedRun``: what is finished is kept, the rest is made again."""
+    """Inside, Ctrl-C or SIGTERM raises ``InterruptedRun``: what is finished is kept, the rest is made again.
+
+    Of several around each other the outermost says what was stopped.
+    """
     main = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGTERM) if main else None
     if previous == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InterruptedRun):
         raise InterruptedRun(f"stopped while {doing}; repeat the same command to go on") from None
     finally:
         if previous == signal.SIG_DFL:

@@ -55,6 +55,27 @@ def savings(config: ErasureConfig, method: Method) -> list[tuple[str, Any, str]]
     return found
 
 
+def what_helps(
+    config: ErasureConfig,
+    method: Method,
+    transformer_config: dict[str, Any],
+    *,
+    vae_weights: int,
+    device: torch.device,
+    free: int,
+) -> str:
+    """What would make a run fit that no saving does: smaller batches, a package that is not installed, or nothing."""
+    sizes = {"vae_weights": vae_weights, "device": device}
+    smallest = with_setting(with_setting(config, "forget_batch_size", 1), "retain_batch_size", 1)
+    if peak(smallest, method, transformer_config, **sizes) <= RESERVE * free:
+        return "lower --forget-batch-size and --retain-batch-size"
+    if config.engine.optimizers == "dual" and not importlib.util.find_spec("torchao"):
+        packed = with_setting(smallest, "retain_moments", "8bit")
+        if peak(packed, method, transformer_config, **sizes) <= RESERVE * free:
+            return "pip install 'dit-erase[8bit]' for --retain-moments 8bit, and lower the batch sizes if need be"
+    return "smaller batches do not help: it needs a device with more memory"
+
+
 def saving_as(begun: ErasureConfig, config: ErasureConfig, *, fixed: Iterable[str]) -> ErasureConfig:
     """``config`` with the savings that a run began with, but for the settings in ``fixed``."""
     for name in {*SAVINGS} - {*fixed}:

@@ -18,7 +18,7 @@ from .workspace import Batch, Workspace
 
 NEEDS = {
     "reference_model": "a frozen copy of the original weights",
-    "posterior": "a classifier of noisy latents, which may read the frozen copy: it needs one too",
+    "posterior": "a classifier of noisy latents",
     "forget_fisher": "the Fisher diagonal of the forget set",
     "data_fisher": "the Fisher diagonal of all images, made once for a model and its data",
     "summed_fisher": "the same with each image's gradient summed over all timesteps before it is squared",

@@ -34,6 +34,7 @@ class RunDir:
         self.model_dir = path / "model"
         self.checkpoint_path = path / "checkpoint" / "last.safetensors"
         self.env_path = path / "env.json"
+        self.status_path = path / "status.json"
         self.metrics_path = path / "metrics.jsonl"
         self.results_path = path / "eval" / "results.json"
         self.report_path = path / "report.html"
@@ -81,9 +82,21 @@ class RunDir:
             folder.mkdir(exist_ok=True)
         write_json({**environment(), "command": command}, self.env_path)
 
+    def abandon(self) -> None:
+        """Remove a folder in which nothing has come to be since it was claimed: its run was refused."""
+        files = (self.config_path, self.env_path, self.status_path)
+        folders = (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir)
+        if {*self.path.iterdir()} - {*files, *folders} or any(any(each.glob("*")) for each in folders):
+            return
+        for file in files:
+            file.unlink(missing_ok=True)
+        for folder in (*folders, self.path):
+            if folder.exists():
+                folder.rmdir()
+
     def set_status(self, state: str, *, reason: str = "", seconds: float = 0.0) -> None:
         """Record how far the run is: erasing, scoring, complete, diverged or interrupted; why, and after how long."""
-        write_json({"state": state, "reason": reason, "seconds": seconds}, self.path / "status.json")
+        write_json({"state": state, "reason": reason, "seconds": seconds}, self.status_path)
 
     def preview_path(self, step: int) -> Path:
         """Where the picture that was taken at one step lies."""
@@ -102,8 +115,7 @@ class RunDir:
     @property
     def state(self) -> str:
         """The recorded state; ``new`` without one."""
-        path = self.path / "status.json"
-        return read_json(path)["state"] if path.exists() else "new"
+        return read_json(self.status_path)["state"] if self.status_path.exists() else "new"
 
     @property
     def command(self) -> str:
@@ -113,8 +125,7 @@ class RunDir:
     @property
     def seconds(self) -> float:
         """How long a finished run took; 0 for one that is not finished."""
-        path = self.path / "status.json"
-        return (read_json(path).get("seconds") or 0.0) if path.exists() else 0.0
+        return (read_json(self.status_path).get("seconds") or 0.0) if self.status_path.exists() else 0.0
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the log lines after ``step``: a resumed run writes them again."""

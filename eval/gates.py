@@ -44,7 +44,9 @@ def parse_gates(text: str) -> list[Gate]:
     for part in text.split(","):
         found = GATE.fullmatch(part)
         if found is None:
-            raise UsageError(f"--gate {part.strip()!r} is not NAME<=BOUND; write for instance retain_drop<=0.02")
+            raise UsageError(
+                f"--gate {part.strip()!r} is not NAME<=BOUND (or >=, <, >); write for instance retain_drop<=0.02"
+            )
         try:
             gate = Gate(found[1], found[2], float(found[3]))
         except ValueError:

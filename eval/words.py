@@ -68,13 +68,18 @@ def change(delta: Mapping[str, Any], unit: Unit) -> str:
 
 
 def verdict(key: str, delta: Mapping[str, Any]) -> str:
-    """``better``, ``worse``, ``no clear change`` where the interval spans 0, or nothing where no direction is good."""
+    """``better`` or ``worse``, ``no clear change`` where the interval spans 0.
+
+    Nothing without an interval, which leaves open whether a change is more than chance, or where no direction is good.
+    """
     better, value = displays()[key].better, delta.get("value")
     if better == "neither" or value is None:
         return ""
     if value == 0:
         return "unchanged"
-    if delta.get("low") is not None and delta["low"] <= 0 <= delta["high"]:
+    if delta.get("low") is None:
+        return ""
+    if delta["low"] <= 0 <= delta["high"]:
         return "no clear change"
     return "better" if (value < 0) == (better == "lower") else "worse"
 

@@ -28,6 +28,30 @@ def explained(claim: str, parts: str) -> str:
     return f"{claim}: {parts}" if parts else claim
 
 
+def gib(size: float) -> str:
+    """Bytes in a readable unit."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A rough time in words: seconds, minutes, hours or days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours = seconds / 3600
+    if hours < 1.5:
+        return f"{seconds / 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
+
+
+def operations(tflop: float) -> str:
+    """Floating-point operations, given in 1e12, in a readable unit."""
+    units = ["TFLOP", "PFLOP", "EFLOP"]
+    while tflop >= 1000 and len(units) > 1:
+        tflop /= 1000
+        del units[0]
+    return f"{tflop:,.1f} {units[0]}"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
     """A Markdown table whose first columns are text, aligned left, and whose others are numbers."""
     rule = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.protocol import PROTOCOLS, Protocol, differences
-from pipelines.errors import DivergedError, InterruptedRun
+from pipelines.errors import DivergedError, InterruptedRun, MissingError, UsageError
 from pipelines.model import DiT, load
 from pipelines.model_source import check_model
 from pipelines.ranks import first_finishes, is_first, joined, on_first, shared_errors
@@ -114,6 +114,9 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
             state = "diverged" if isinstance(error, DivergedError) else "interrupted"
             reason = str(error)
             first_finishes(lambda: end(folder, log, state, reason=reason, seconds=clock.seconds))
+            raise
+        except (UsageError, MissingError):  # data that cannot be used are found when they are read
+            first_finishes(folder.abandon)
             raise
         if record and not repeated:
             on_first(lambda: write_card(folder))

@@ -1,6 +1,7 @@
 """What a run keeps in its directory besides its scores, and how long it has taken."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from ..checkpoint import checkpoint_step
@@ -46,4 +47,6 @@ def keep_erased(erased: Erased, config: ErasureConfig, folder: RunDir) -> dict[s
     folder.keep_masks(erased.masks)
     keep(erased.model, erased.original.provenance, config, folder.model_dir)
     folder.checkpoint_path.unlink(missing_ok=True)
+    with suppress(OSError):  # another process may be at it
+        folder.checkpoint_path.parent.rmdir()
     return erased.model.provenance

@@ -28,15 +28,15 @@ from pipelines.posterior_head import (
     recipe_of,
     training_flops,
 )
-from pipelines.provenance import earlier_classes
+from pipelines.provenance import earlier_classes, erased_classes
 from pipelines.sampler import SamplerSettings
 from pipelines.sources import REPLAY
-from pipelines.text import counted, explained
+from pipelines.text import counted, duration, explained, gib, operations
 
 from ..config import EngineConfig, ErasureConfig
 from ..configure import method_of
 from ..memory import BYTES, count_memory, described, free_bytes, meta_transformer, moments, num_fishers
-from ..memory_savings import RESERVE, fit_memory, peak
+from ..memory_savings import RESERVE, fit_memory, peak, what_helps
 from ..method import NEEDS, Method
 from . import watching
 from .speed import IDLE, least_fisher_seconds, measured_flops, phase_seconds
@@ -71,7 +71,7 @@ def count(
         "erase": [names[index].name for index in config.forget_classes],
         "erased_before": [names[index].name for index in earlier],
         "neighbours": watching.described(config.model, neighbours),
-        "warnings": sibling_warnings(names, removed),
+        "warnings": [*again_warnings(config, names), *sibling_warnings(names, removed)],
         "model": config.model,
         "offline": is_known_offline_only(config.model),
         "method": config.method,
@@ -149,11 +149,21 @@ def fit(config: ErasureConfig, device: torch.device, *, fixed: Iterable[str]) ->
     sizes = {"vae_weights": num_vae_weights(config), "device": device}
     fitted, chosen = fit_memory(config, method, settings, **sizes, free=free, fixed=frozenset(fixed))
     needed = peak(fitted, method_of(fitted), settings, **sizes)
-    has = f"{gib(needed)} of the {gib(free)} that are free on {device}"
+    has = f"{gib(needed)}, and {device} has {gib(free)} free"
     if needed > RESERVE * free:
-        took = f" even with {' '.join(chosen)}" if chosen else ""
-        return fitted, f"memory: this takes {has}{took}; lower --forget-batch-size and --retain-batch-size"
-    return fitted, f"memory: {' '.join(chosen)} chosen to fit: {has}" if chosen else ""
+        took = f", even with {' '.join(chosen)}" if chosen else ""
+        advice = what_helps(fitted, method, settings, **sizes, free=free)
+        return fitted, f"memory: this takes {has}{took}; {advice}"
+    return fitted, f"memory: {' '.join(chosen)} chosen to fit: this takes {has}" if chosen else ""
+
+
+def again_warnings(config: ErasureConfig, names: ClassNames) -> list[str]:
+    """One sentence for each class that the model has lost already."""
+    gone = set(erased_classes(read_provenance(config.model))) & set(config.forget_classes)
+    return [
+        f"{names[index].name} was erased from {config.model} before: scores compare with a model that has lost it"
+        for index in sorted(gone)
+    ]
 
 
 def sibling_warnings(names: ClassNames, removed_classes: Sequence[int]) -> list[str]:
@@ -173,7 +183,7 @@ def tell(config: ErasureConfig, neighbours: Sequence[int]) -> None:
     earlier = earlier_classes(read_provenance(config.model), config.forget_classes)
     if earlier:
         print(f"{', '.join(names[index].name for index in earlier)}: {GONE}", file=sys.stderr)
-    for sentence in sibling_warnings(names, (*config.forget_classes, *earlier)):
+    for sentence in (*again_warnings(config, names), *sibling_warnings(names, (*config.forget_classes, *earlier))):
         print(f"warning: {sentence}", file=sys.stderr)
     if neighbours:
         watched = map(watching.line_of, watching.described(config.model, neighbours))
@@ -245,7 +255,7 @@ def text(plan: Mapping[str, Any]) -> str:
     alone, device = plan["processes"] == 1, plan["device"]
     where = device if alone else f"{plan['processes']} processes, the first on {device}"
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in plan["seconds"].items() if value)
-    total = f"about {duration(sum(plan['seconds'].values()))} on {where}, {IDLE} ({plan['tflop']:.1f} TFLOP)"
+    total = f"about {duration(sum(plan['seconds'].values()))} on {where}, {IDLE} ({operations(plan['tflop'])})"
     disk = ", ".join(f"{name} {gib(value)}" for name, value in plan["disk"].items() if value)
     return "\n".join(
         [
@@ -280,15 +290,3 @@ def memory_text(name: str, parts: Mapping[str, int]) -> str:
     """One phase: the whole, then its parts from the largest."""
     largest = sorted(((size, part) for part, size in parts.items() if part != "total"), reverse=True)
     return f"{name} {gib(parts['total'])}: {', '.join(f'{part} {gib(size)}' for size, part in largest)}"
-
-
-def gib(size: float) -> str:
-    """Bytes in a readable unit."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """A rough time in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,12 +15,12 @@ from pipelines.files import read_json
 from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
 from pipelines.posterior_head import latent_shape_of
 from pipelines.provenance import retained_classes
-from pipelines.text import counted
+from pipelines.text import counted, duration, operations
 
 from ..config import ErasureConfig
 from ..memory import described, meta_transformer
 from .devices import pick_device
-from .plan import duration, forward_flops, on_meta
+from .plan import forward_flops, on_meta
 from .probing import checked_run
 from .speed import IDLE, measured_flops
 
@@ -119,7 +119,7 @@ def text(found: Mapping[str, Any]) -> str:
     width = max(map(len, found["probes"]))
     for name, entry in found["probes"].items():
         rows = f"{counted(entry['forward_rows'], 'row')} forward, {entry['backward_rows']:,} back"
-        time = f"{entry['tflop']:,.1f} TFLOP, about {duration(entry['seconds'])}"
+        time = f"{operations(entry['tflop'])}, about {duration(entry['seconds'])}"
         lines.append(f"{name.ljust(width)}  {rows}, {counted(entry['images'], 'image')} scored; {time}")
-    total = f"about {duration(found['seconds'])} on {found['device']}, {IDLE} ({found['tflop']:,.1f} TFLOP)"
+    total = f"about {duration(found['seconds'])} on {found['device']}, {IDLE} ({operations(found['tflop'])})"
     return "\n".join([*lines, f"time       {total}; attacks that were made before are not made again"])

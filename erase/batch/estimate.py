@@ -9,10 +9,10 @@ from eval.features import INCEPTION
 from eval.protocol import OWN_CLASSIFIER
 from pipelines.files import read_json
 from pipelines.model_source import classifier_dir, transformer_config
-from pipelines.text import counted, explained
+from pipelines.text import counted, duration, explained, gib
 
 from ..api.devices import pick_device
-from ..api.plan import count, duration, forward_flops, gib
+from ..api.plan import count, forward_flops
 from ..api.speed import IDLE, measured_flops
 from ..memory import BYTES, described, meta_transformer
 from .plan import Plan

@@ -3,8 +3,8 @@
 from collections import defaultdict
 
 from pipelines.files import read_json
+from pipelines.text import duration
 
-from ..api.plan import duration
 from .claims import num_alive
 from .plan import Plan
 from .units import Unit

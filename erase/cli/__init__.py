@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dit-erase", prog_name="erase")
 def cli() -> None:
-    """Erase a named class from a class-conditional diffusion transformer, and prove it.
+    """Erase a named class from a class-conditional diffusion transformer, and put the erasure to the proof.
 
     \b
     erase demo                      the whole story on the embedded digits model

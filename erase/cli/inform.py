@@ -97,7 +97,7 @@ def classes(query: tuple[str, ...], model: str, as_json: bool) -> None:
     columns = {
         "index": [str(entry.index) for entry in found],
         "wnid": [entry.wnid or "" for entry in found],
-        "names": [", ".join(entry.synonyms) or entry.name for entry in found],
+        "names": [", ".join(dict.fromkeys((entry.name, *entry.synonyms))) for entry in found],
         "definition": [entry.definition or "" for entry in found],
     }
     known = {title: cells for title, cells in columns.items() if any(cells)}

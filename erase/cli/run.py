@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 @judge_options
 @neighbours_option
 @click.option("--also", multiple=True, metavar="CLASS", help="a further class to erase; may be repeated")
-@click.option("--gate", default=None, help='bounds that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"')
+@click.option(
+    "--gate", default=None, help='bounds (<=, >=, <, >) that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"'
+)
 @click.option("--log-to", multiple=True, metavar="LOGGER", help=f"{', '.join(logger_names())}; may be repeated")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options

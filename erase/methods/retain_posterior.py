@@ -30,7 +30,7 @@ from ..workspace import Batch, Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class RetainPosterior(Method):
-    """Replace the class by the retained posterior mixture of the original network."""
+    """The null label predicts what a network without the class would; the erased label becomes another class."""
 
     defaults: ClassVar[Mapping[str, Any]] = {
         "forget_learning_rate": 3e-4,

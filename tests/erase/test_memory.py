@@ -21,7 +21,7 @@ from erase.memory import (
     tied_transformer,
     training_bytes,
 )
-from erase.memory_savings import RESERVE, fit_memory, peak
+from erase.memory_savings import RESERVE, fit_memory, peak, what_helps
 from erase.memory_table import state_table
 from erase.optimizers import PhaseMasks, PhaseStepper
 from erase.squared_gradients import SquaredGradients
@@ -174,3 +174,24 @@ def test_the_mildest_savings_that_fit_are_chosen_and_fixed_ones_stay(monkeypatch
         "--retain-moments 8bit",
     ]
     assert least < less and found.engine.retain_moments == "8bit" and found.gradient_checkpointing
+
+
+def test_what_may_still_help_is_what_would(monkeypatch):
+    config = configured(forget_batch_size=256, retain_batch_size=256, diagnostics=False)
+    method, sizes = method_of(config), {"vae_weights": 0, "device": CPU}
+    least = {
+        moments: peak(
+            configured(forget_batch_size=1, retain_batch_size=1, diagnostics=False, retain_moments=moments), method,
+            SMALL, **sizes)
+        for moments in ("full", "8bit")
+    }  # fmt: skip
+    assert least["8bit"] < least["full"] < peak(config, method, SMALL, **sizes)
+
+    def advice(needed, *, package):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+        return what_helps(config, method, SMALL, **sizes, free=int(needed / RESERVE) + 1)
+
+    assert advice(least["full"], package=False) == "lower --forget-batch-size and --retain-batch-size"
+    assert advice(least["8bit"], package=False).startswith("pip install 'dit-erase[8bit]'")
+    assert advice(least["8bit"], package=True) == "smaller batches do not help: it needs a device with more memory"
+    assert advice(least["8bit"] / 2, package=False).startswith("smaller batches do not help")

@@ -53,6 +53,19 @@ def test_an_existing_empty_folder_may_be_claimed(tmp_path):
     assert (tmp_path / "config.yaml").exists()
 
 
+def test_a_refused_run_leaves_no_folder_and_one_that_has_begun_stays(tmp_path):
+    for begun in ("metrics.jsonl", "checkpoint/last.safetensors", "samples/before.png"):
+        folder = RunDir(tmp_path / "run")
+        folder.claim(CONFIG)
+        folder.set_status("erasing")
+        (folder.path / begun).touch()
+        folder.abandon()
+        assert folder.state == "erasing" and folder.config_path.exists()
+        (folder.path / begun).unlink()
+        folder.abandon()
+        assert not folder.path.exists()
+
+
 def test_a_claim_cut_short_can_be_repeated(tmp_path, monkeypatch):
     """Whatever was made first, the folder is known as a run of this configuration."""
     run, mkdir = RunDir(tmp_path / "run"), Path.mkdir

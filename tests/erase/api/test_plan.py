@@ -167,7 +167,9 @@ def test_auto_memory_says_what_it_chose(bare_folder, monkeypatch):
     monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
     fitted, sentence = plan.fit(config, CPU, fixed=["diagnostics"])
     assert fitted.engine.forget_moments == "packed" and fitted.gradient_checkpointing and fitted.engine.diagnostics
-    assert "--forget-moments packed --gradient-checkpointing" in sentence and "lower --forget-batch-size" in sentence
+    assert "--forget-moments packed --gradient-checkpointing" in sentence and sentence.endswith(
+        "smaller batches do not help: it needs a device with more memory"
+    )
     assert fitted.hash != config.hash
 
 
@@ -198,14 +200,6 @@ def test_the_default_folder_is_named_by_what_was_asked_for(bare_folder, monkeypa
     monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
     cramped = salun_request(bare_folder)
     assert cramped.output_dir == roomy.output_dir and cramped.config.hash != roomy.config.hash
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36_000, "10.0 h")],
-)
-def test_durations_are_rough(seconds, words):
-    assert plan.duration(seconds) == words
 
 
 def test_a_sibling_that_is_retained_is_named_before_the_run():

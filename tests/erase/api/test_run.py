@@ -49,7 +49,7 @@ def test_a_run_leaves_its_model_masks_and_record(go, tmp_path):
     result = go()
     folder = RunDir(tmp_path / "run")
     assert same_weights(load(folder.model_dir), result.model) and folder.state == "complete"
-    assert not folder.checkpoint_path.exists() and not folder.last_good_dir.exists()
+    assert not folder.checkpoint_path.parent.exists() and not folder.last_good_dir.exists()
     assert sorted(path.name for path in folder.masks_dir.iterdir()) == ["forget.safetensors", "retain.safetensors"]
     mask = load_mask(folder.masks_dir / "forget.safetensors")
     assert density(mask) == pytest.approx(0.5, abs=1e-3)
@@ -126,6 +126,14 @@ def test_a_run_stopped_while_preparing_is_resumable(go, tmp_path, monkeypatch, k
     monkeypatch.setattr(erasure, "prepare", prepare)
     go()
     assert status_of(tmp_path / "run")["state"] == "complete"
+
+
+def test_a_run_whose_data_cannot_be_used_leaves_nothing_behind(go, tmp_path):
+    junk = tmp_path / "junk.zip"
+    junk.write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"junk\.zip"):
+        go(data=str(junk))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
