@@ -2,6 +2,10 @@
 
 Unbiased at every sample size, so it is the one to read below 10,000 images. All pairs are used instead of random
 subsets; the interval is a delete-one-block jackknife, which is on the wide side where the distance is about 0.
+
+The estimator takes images for independent draws. Balanced labels are more even than those, so that two sides of n and m
+images of C classes give for equal distributions not 0 but -(1 - 1/C) (1/(n-1) + 1/(m-1)) times the difference of the
+kernel's means within and between classes. It is left as it is, for the sake of comparison with KID elsewhere.
 """
 
 import torch
@@ -25,7 +29,7 @@ class Kid(Metric):
             inception_title="KID",
             better="lower",
             unit="distance",
-            meaning="As the Frechet distance, but without its bias for small samples; about 0 for a perfect model.",
+            meaning="As the Frechet distance, without its bias for small samples; 0 or a little below for a perfect model.",
         ),
     )
     needs = ("reference_features",)

@@ -11,7 +11,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from eval.metric import Batch, Context, displays, metric_class, metric_names, title
 from eval.metrics.erased_appearance import entropy, histogram
-from eval.metrics.kid import kernel_distance
+from eval.metrics.kid import kernel, kernel_distance
 from eval.metrics.precision_recall import inside, radii
 from eval.moments import Moments
 from eval.reference import Reference
@@ -219,6 +219,25 @@ def test_the_kernel_distance_is_unbiased_and_its_error_is_honest(shift, least, m
         assert abs(values.mean()) < 3 * values.std() / 200**0.5
     # Where the distance is 0 the estimate has no linear part and a jackknife errs on the wide side.
     assert least < errors.mean() / values.std() < most
+
+
+def test_balanced_labels_put_the_kernel_distance_of_equal_sides_below_zero_by_what_the_docstring_says():
+    generator, classes = torch.Generator().manual_seed(5), 4
+    centres = 2 * torch.randn(classes, 6, generator=generator)
+
+    def draw(n):
+        return centres[torch.arange(n) % classes] + torch.randn(n, 6, generator=generator)
+
+    n, m = 80, 120
+    values = torch.tensor([kernel_distance(draw(n), draw(m), blocks=10)[0] for _ in range(60)], dtype=torch.float64)
+    rows, labels = draw(4000), torch.arange(4000) % classes
+    same = (labels[:, None] == labels[None, :]) & ~torch.eye(4000, dtype=torch.bool)
+    kernels = kernel(rows, rows)
+    between = kernels[labels[:, None] != labels[None, :]].mean()
+    expected = -(1 - 1 / classes) * (1 / (n - 1) + 1 / (m - 1)) * (kernels[same].mean() - between)
+    assert (
+        float(values.mean()) == pytest.approx(float(expected), rel=0.1) and values.mean() < -3 * values.std() / 60**0.5
+    )
 
 
 def test_radii_and_manifolds_on_a_line():
