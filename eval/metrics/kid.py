@@ -29,7 +29,7 @@ class Kid(Metric):
             inception_title="KID",
             better="lower",
             unit="distance",
-            meaning="As the Frechet distance, without its bias for small samples; 0 or a little below for a perfect model.",
+            meaning="As the Frechet distance, without its bias for few images; 0 or just below for a perfect model.",
         ),
     )
     needs = ("reference_features",)
