@@ -1,6 +1,7 @@
 """What comes back: every method under every probe on digits, beside models that never saw the class.
 
     python -m benchmarks.probe_table             every method, shared and dual, three classes, quick budget
+    python -m benchmarks.probe_table --classes 3   one of the three classes, a table of its own
     python -m benchmarks.probe_table --default   the default on all ten classes, full budget
 
 Resumable: each model is an ordinary run below ``--work``, each attack is kept by weights and budget, and each model's
@@ -164,11 +165,14 @@ def main() -> None:
     parser.add_argument("--default", action="store_true", help="the default on all ten classes, full budget")
     parser.add_argument("--work", type=Path, default=cache_dir() / "probe_table", help="where the models are kept")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
+    parser.add_argument("--classes", nargs="+", type=int, default=None, help="only these of the classes [default: all]")
     arguments = parser.parse_args()
     name = "default_probes" if arguments.default else "probe_table"
     wanted = subjects(default=arguments.default)
+    if arguments.classes is not None:
+        wanted = [subject for subject in wanted if subject.forget_class in arguments.classes]
     lines = run_all(wanted, RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
-    print(write_summary(name, lines))
+    print(write_summary("-".join([name, *map(str, arguments.classes or ())]), lines))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The table that papers print: methods in rows, erased classes in columns, mean and standard deviation over seeds."""
 
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from eval.compare import check_alike
@@ -146,13 +148,17 @@ def seed_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str]) -> 
 def row_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each record the method, and what sets it apart from other rows of it.
 
-    A seed that a row would have twice for a class is not a repetition: such models stand by their own names.
+    A seed that a row would have twice for a class is not a repetition: such models stand by their own names, the last
+    part of their paths where that is enough.
     """
     alike, names = Counter(map(place_of, records)), []
+    last_parts = Counter(Path(path).name for path in {record["batch"]["model"] for record in records})
     for record in records:
         labels = record["batch"]
         name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
-        names.append(name if alike[place_of(record)] == 1 else f"{name}, {labels['model']}")
+        last = Path(labels["model"]).name
+        model = last if last_parts[last] == 1 else os.path.normpath(labels["model"])
+        names.append(name if alike[place_of(record)] == 1 else f"{name}, {model}")
     return names
 
 

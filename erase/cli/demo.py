@@ -19,5 +19,8 @@ def demo(forget_class: str, seed: int, output: str | None, device: str, as_json:
 
     options = {**QUICK, "seed": seed}
     asked = api.request("digits", [forget_class], options=options, output_dir=output or "runs/demo", device=device)
+    folder = asked.output_dir
+    click.echo(f"erasing {forget_class} from digits into {folder}: some three minutes on two cores", err=True)
     result = api.execute(asked, command=shown_command(), progress=True)
     print_json(result.summary()) if as_json else click.echo(result.text())
+    click.echo(f"next: open {folder / 'report.html'}, or attack the result with `erase probe {folder}`", err=True)

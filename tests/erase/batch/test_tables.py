@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from erase.batch.layouts import LAYOUTS
-from erase.batch.seed_table import ALLOWED_LOSS, DAMAGED, seed_table, tables_of
+from erase.batch.seed_table import ALLOWED_LOSS, DAMAGED, row_names, seed_table, tables_of
 from pipelines.errors import UsageError
 
 KEYS = ("forget_accuracy", "frechet")
@@ -71,6 +71,17 @@ def test_a_seed_that_a_row_would_have_twice_is_no_repetition(records):
     cells = dict(seed_table([*records, twin], keys=KEYS).rows)
     found = {name: cells[name][0].values for name in ("salun", "salun, salun-0-3", "salun, another")}
     assert found == {"salun": (0.2,), "salun, salun-0-3": (0.1,), "salun, another": (0.9,)}
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [(("b/../runs/x", "runs/y"), ("x", "y")), (("b/../one/x", "two/x"), ("one/x", "two/x"))],
+)
+def test_models_of_one_method_are_named_by_as_much_of_their_paths_as_it_takes(records, paths, names):
+    twins = copy.deepcopy([records[0], records[0]])
+    for record, path in zip(twins, paths, strict=True):
+        record["batch"]["model"] = path
+    assert row_names(twins) == [f"salun, {name}" for name in names]
 
 
 def test_the_best_are_those_that_read_best_and_never_a_yardstick(records):
