@@ -78,8 +78,10 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_path.exists():  # first: without it the folder would not be known as a run
             write_yaml(config.as_dict(), self.config_path)
-        for folder in (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir):
+        for folder in (self.results_path.parent, self.samples_dir):
             folder.mkdir(exist_ok=True)
+        if not self.is_erased:
+            self.checkpoint_path.parent.mkdir(exist_ok=True)
         write_json({**environment(), "command": command}, self.env_path)
 
     def abandon(self) -> None:
