@@ -171,6 +171,8 @@ def main() -> None:
     wanted = subjects(default=arguments.default)
     if arguments.classes is not None:
         wanted = [subject for subject in wanted if subject.forget_class in arguments.classes]
+    if not wanted:
+        parser.error(f"--classes {' '.join(map(str, arguments.classes))}: none of them is in this table")
     lines = run_all(wanted, RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
     print(write_summary("-".join([name, *map(str, arguments.classes or ())]), lines))
 

@@ -73,7 +73,7 @@ def what_helps(
         packed = with_setting(smallest, "retain_moments", "8bit")
         if peak(packed, method, transformer_config, **sizes) <= RESERVE * free:
             return "pip install 'dit-erase[8bit]' for --retain-moments 8bit, and lower the batch sizes if need be"
-    return "smaller batches do not help: it needs a device with more memory"
+    return "smaller batches alone do not help: it needs a device with more memory"
 
 
 def saving_as(begun: ErasureConfig, config: ErasureConfig, *, fixed: Iterable[str]) -> ErasureConfig:

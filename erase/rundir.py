@@ -30,6 +30,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_new = False  # whether claiming made the folder
         self.config_path = path / "config.yaml"
         self.model_dir = path / "model"
         self.checkpoint_path = path / "checkpoint" / "last.safetensors"
@@ -75,6 +76,7 @@ class RunDir:
     def claim(self, config: ErasureConfig, *, command: str = "") -> None:
         """Check, create the folder and write the configuration, the environment and the command that asks for it."""
         self.check(config)
+        self.is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_path.exists():  # first: without it the folder would not be known as a run
             write_yaml(config.as_dict(), self.config_path)
@@ -85,16 +87,21 @@ class RunDir:
         write_json({**environment(), "command": command}, self.env_path)
 
     def abandon(self) -> None:
-        """Remove a folder in which nothing has come to be since it was claimed: its run was refused."""
-        files = (self.config_path, self.env_path, self.status_path)
+        """Take back what claiming wrote, where nothing has come to be since: the run was refused.
+
+        The folder itself goes where claiming made it.
+        """
+        files = (self.env_path, self.status_path, self.config_path)  # the last one makes the folder known as a run
         folders = (self.checkpoint_path.parent, self.results_path.parent, self.samples_dir)
         if {*self.path.iterdir()} - {*files, *folders} or any(any(each.glob("*")) for each in folders):
             return
-        for file in files:
-            file.unlink(missing_ok=True)
-        for folder in (*folders, self.path):
+        for folder in folders:
             if folder.exists():
                 folder.rmdir()
+        for file in files:
+            file.unlink(missing_ok=True)
+        if self.is_new:
+            self.path.rmdir()
 
     def set_status(self, state: str, *, reason: str = "", seconds: float = 0.0) -> None:
         """Record how far the run is: erasing, scoring, complete, diverged or interrupted; why, and after how long."""

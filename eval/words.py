@@ -68,7 +68,7 @@ def change(delta: Mapping[str, Any], unit: Unit) -> str:
 
 
 def verdict(key: str, delta: Mapping[str, Any]) -> str:
-    """``better`` or ``worse``, ``no clear change`` where the interval spans 0.
+    """``better`` or ``worse``, ``no clear change`` where the interval spans 0, ``unchanged`` where nothing moved.
 
     Nothing without an interval, which leaves open whether a change is more than chance, or where no direction is good.
     """

@@ -50,7 +50,7 @@ def timm_table(name: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise MissingError(
-            f"{path} is missing: ImageNet's classes need the tables of timm 1.0, pip install timm"
+            f"{path} is missing: ImageNet's classes need the tables of timm 1.0, pip install -U timm"
         ) from error
 
 

@@ -116,7 +116,8 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
             first_finishes(lambda: end(folder, log, state, reason=reason, seconds=clock.seconds))
             raise
         except (UsageError, MissingError):  # data that cannot be used are found when they are read
-            first_finishes(folder.abandon)
+            if is_first():
+                folder.abandon()
             raise
         if record and not repeated:
             on_first(lambda: write_card(folder))
@@ -124,14 +125,9 @@ def execute(asked: Request, *, command: str, progress: bool) -> Result:
         on_first(lambda: folder.set_status("complete", seconds=seconds))
         on_first(lambda: log.scores(record))
     return Result(
-        model=erased,
-        original=original,
-        scores=record,
-        config=asked.config,
-        run_dir=asked.output_dir,
-        seconds=seconds,
-        repeated=repeated,
-    )
+        model=erased, original=original, scores=record, config=asked.config, run_dir=asked.output_dir,
+        seconds=seconds, repeated=repeated,
+    )  # fmt: skip
 
 
 def stop_scorer(asked: Request, folder: RunDir, *, progress: bool) -> EarlyStopScore | None:

@@ -67,11 +67,11 @@ class Comparison:
 
     def kept(self) -> tuple[RunDir, dict[str, Any]] | None:
         """The run that the model is and its record, where it is scored under this protocol against this original."""
-        folder = self.run()
+        folder = self.run_dir()
         record = kept_record(folder, self.protocol, self.judges) if folder else None
         return None if record is None else (folder, record)
 
-    def run(self) -> RunDir | None:
+    def run_dir(self) -> RunDir | None:
         """The run that the model is, where it is compared as it was made."""
         folder = RunDir(Path(self.model))
         as_made = self.from_config and self.forget_classes == self.config.forget_classes
@@ -104,10 +104,10 @@ def evaluate(
     """The result record of an erased model (run directory, folder, hub id or checkpoint) against its original.
 
     Classes, ``original`` and its ``vae`` need not be given for a model that this tool erased: its files know them.
-    A run that has no scores gets them, with report and card. With ``sweep`` the record also holds the forget accuracy
-    under other conditions, from ``sweep_images`` images of each class, one of them a ``second_classifier`` (timm model,
-    ``NAME:WEIGHTS`` or folder) where that is named. A run that was scored under this protocol is then not scored again,
-    and gets the sweep into its record and report.
+    A finished run that has no scores gets them, with report and card. With ``sweep`` the record also holds the forget
+    accuracy under other conditions, from ``sweep_images`` images of each class, one of them a ``second_classifier``
+    (timm model, ``NAME:WEIGHTS`` or folder) where that is named. A run that was scored under this protocol is then not
+    scored again, and gets the sweep into its record and report.
     """
     check_sweep(sweep, sweep_images=sweep_images, second_classifier=second_classifier)
     judges = Judges(reference=reference, classifier=classifier, inception=inception)
@@ -141,7 +141,7 @@ def compared(
     original = original or config.model
     if vae and not (original_path(original) or original_path(model)):
         raise UsageError(f"--vae {vae} has no effect: neither model is an original checkpoint")
-    forget_classes = tuple(map(load_classes(original).resolve, classes)) or config.forget_classes
+    forget_classes = tuple(sorted(set(map(load_classes(original).resolve, classes)))) or config.forget_classes
     found = pick_protocol(protocol or None, original)
     if found is None:
         raise UsageError("--protocol none leaves nothing to evaluate")
@@ -182,18 +182,30 @@ def second_scorer(given: str, original: DiT, scorer: Scorer) -> Scorer:
 
 def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, progress: bool) -> dict[str, Any]:
     """The result record of both models; that of a finished run without one is kept there, with report and card."""
-    folder = asked.run()
-    if folder is not None and folder.state == "complete" and not folder.results_path.exists():
+    folder = asked.run_dir()
+    if folder is not None and folder.state == "complete" and is_half_scored(asked, folder):
         with stoppable("scoring"):
-            record = score_run(
-                models["original"], models["erased"], asked.config, folder, protocol=asked.protocol,
-                judges=asked.judges, command=folder.command, scored_by=asked.command(), progress=progress,
-            )  # fmt: skip
+            if (kept := asked.kept()) is not None:
+                record = kept[1]
+                redraw(models, record, asked.config, folder, protocol=asked.protocol, scorer=scorer, command="")
+            else:
+                record = score_run(
+                    models["original"], models["erased"], asked.config, folder, protocol=asked.protocol,
+                    judges=asked.judges, command=folder.command, scored_by=asked.command(), progress=progress,
+                )  # fmt: skip
             write_card(folder)
         return record
     return score_models(
         models, asked.forget_classes, protocol=asked.protocol, scorer=scorer, judges=asked.judges, progress=progress
     )
+
+
+def is_half_scored(asked: Comparison, folder: RunDir) -> bool:
+    """Whether a run has no record, or the one that is asked for and no report: its scoring was stopped in between."""
+    if not folder.results_path.exists():
+        return True
+    kept = asked.kept()
+    return kept is not None and "probes" in kept[1] and not folder.report_path.exists()
 
 
 def swept(

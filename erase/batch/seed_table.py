@@ -22,6 +22,7 @@ DAMAGED = "\N{DAGGER}"
 SHORT = {"forget_accuracy": "FA", RETAINED: "RA", "neighbour_accuracy": "NA"}
 DISTANCE = {"inception": "FID"}  # only Inception features earn this name
 NOTHING = "-"
+SHORTENED = (lambda path: Path(os.path.normpath(path)).name, os.path.normpath)  # names of a model, the shortest first
 MARKS = (
     "\N{DOWNWARDS ARROW} lower is better, \N{UPWARDS ARROW} higher is better",
     "\N{PLUS-MINUS SIGN} standard deviation over seeds",
@@ -152,12 +153,13 @@ def row_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
     part of their paths where that is enough.
     """
     alike, names = Counter(map(place_of, records)), []
-    last_parts = Counter(Path(path).name for path in {record["batch"]["model"] for record in records})
+    paths = {record["batch"]["model"] for record in records}
+    shorter = [Counter(map(shorten, paths)) for shorten in SHORTENED]
     for record in records:
         labels = record["batch"]
         name = f"{labels['method']} ({labels['settings']})" if labels["settings"] else labels["method"]
-        last = Path(labels["model"]).name
-        model = last if last_parts[last] == 1 else os.path.normpath(labels["model"])
+        spelt = [shorten(labels["model"]) for shorten in SHORTENED]
+        model = next((each for each, found in zip(spelt, shorter, strict=True) if found[each] == 1), labels["model"])
         names.append(name if alike[place_of(record)] == 1 else f"{name}, {model}")
     return names
 

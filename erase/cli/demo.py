@@ -1,5 +1,7 @@
 """``erase demo``: the whole story on the embedded digits model, in a few minutes on two cores."""
 
+import shlex
+
 import click
 
 from . import print_json
@@ -16,11 +18,14 @@ QUICK = {"robust": False, "steps": 200, "forget_learning_rate": 4e-4}
 def demo(forget_class: str, seed: int, output: str | None, device: str, as_json: bool) -> None:
     """Erase "three" from the embedded digits model and show that it is gone."""
     from erase import api
+    from erase.rundir import RunDir
 
     options = {**QUICK, "seed": seed}
     asked = api.request("digits", [forget_class], options=options, output_dir=output or "runs/demo", device=device)
-    folder = asked.output_dir
-    click.echo(f"erasing {forget_class} from digits into {folder}: some three minutes on two cores", err=True)
+    folder = RunDir(asked.output_dir)
+    if folder.state != "complete":
+        click.echo(f"erasing {forget_class} from digits into {folder.path}: some three minutes on two cores", err=True)
     result = api.execute(asked, command=shown_command(), progress=True)
     print_json(result.summary()) if as_json else click.echo(result.text())
-    click.echo(f"next: open {folder / 'report.html'}, or attack the result with `erase probe {folder}`", err=True)
+    probe = shlex.join(["erase", "probe", str(folder.path)])
+    click.echo(f"next: open {folder.report_path}, or attack the result with `{probe}`", err=True)

@@ -1,5 +1,6 @@
 """Requests resolved into complete configurations, or refused in words that say what to do."""
 
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from erase.config import EngineConfig
 from erase.configure import configure, method_of
 from erase.erasure import run_erasure
 from erase.methods.sfron import SFRon
+from pipelines.classes import UnknownClassError
 from pipelines.errors import MissingError, UsageError
 
 
@@ -34,6 +36,13 @@ def test_classes_are_resolved_once_each(configured, classes, found):
 def test_classes_that_cannot_be_erased_are_refused(configured, classes, words):
     with pytest.raises(UsageError, match=words):
         configured("esd", *classes)
+
+
+def test_a_refused_class_names_the_model_that_was_asked(tiny_folder):
+    with pytest.raises(
+        UnknownClassError, match=rf"--model {re.escape(str(tiny_folder))}: no class is called 'elephant'"
+    ):
+        configure(str(tiny_folder), ["elephant"])
 
 
 def test_no_class_is_no_request(tiny_folder):

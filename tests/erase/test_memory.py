@@ -193,5 +193,7 @@ def test_what_may_still_help_is_what_would(monkeypatch):
 
     assert advice(least["full"], package=False) == "lower --forget-batch-size and --retain-batch-size"
     assert advice(least["8bit"], package=False).startswith("pip install 'dit-erase[8bit]'")
-    assert advice(least["8bit"], package=True) == "smaller batches do not help: it needs a device with more memory"
-    assert advice(least["8bit"] / 2, package=False).startswith("smaller batches do not help")
+    assert (
+        advice(least["8bit"], package=True) == "smaller batches alone do not help: it needs a device with more memory"
+    )
+    assert advice(least["8bit"] / 2, package=False).startswith("smaller batches alone do not help")

@@ -66,6 +66,14 @@ def test_a_refused_run_leaves_no_folder_and_one_that_has_begun_stays(tmp_path):
         assert not folder.path.exists()
 
 
+def test_a_refused_run_leaves_a_folder_that_was_there_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunDir(Path("."))
+    folder.claim(CONFIG)
+    folder.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_claim_cut_short_can_be_repeated(tmp_path, monkeypatch):
     """Whatever was made first, the folder is known as a run of this configuration."""
     run, mkdir = RunDir(tmp_path / "run"), Path.mkdir

@@ -156,6 +156,7 @@ def test_sentences_and_verdicts(report):
     assert words.verdict("forget_accuracy", {"value": -0.9, "low": -1, "high": -0.8}) == "better"
     assert words.verdict("retain_accuracy", {"value": -0.9, "low": -1, "high": -0.8}) == "worse"
     assert words.verdict("retain_accuracy", {"value": -0.01, "low": -0.05, "high": 0.03}) == "no clear change"
+    assert words.verdict("frechet", {"value": 0.1, "low": None, "high": None}) == ""
     assert words.verdict("erased_entropy", {"value": 1.0}) == ""
     assert listed([]) == "" and listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c"
     assert words.model_name({"models": {"original": {"source": "/runs/a/model"}}}) == "model"

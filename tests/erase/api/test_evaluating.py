@@ -70,7 +70,7 @@ def test_a_scored_run_is_swept_without_being_scored_again(scored, swept, picture
     assert swept() == record and scored().repeated
 
 
-def test_a_run_without_scores_gets_them_with_report_and_card(judged_model, pictures, scored, tmp_path):
+def test_a_run_without_scores_gets_them_with_report_and_card(judged_model, pictures, scored, tmp_path, monkeypatch):
     unscored = run(
         judged_model, "three", method="embedding_reset", data=pictures, protocol="none", output_dir=tmp_path / "bare",
         progress=False,
@@ -87,6 +87,16 @@ def test_a_run_without_scores_gets_them_with_report_and_card(judged_model, pictu
     words = f"erase eval {unscored} --protocol {PROTOCOL.name} --reference {pictures}"
     assert record["added_by"] == [words] and words in (unscored / "report.html").read_text()
     assert "forget accuracy" in (unscored / "model" / "README.md").read_text().lower()
+
+    # A scoring that was cut short before its report is drawn to its end, and nothing is scored again.
+    card = (unscored / "model" / "README.md").read_text()
+    (unscored / "report.html").unlink()
+    (unscored / "model" / "README.md").write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "score_models", None)
+        patch.setattr(evaluating, "score_run", None)
+        assert evaluate(str(unscored), protocol=PROTOCOL, reference=pictures, progress=False) == record
+    assert (unscored / "report.html").exists() and (unscored / "model" / "README.md").read_text() == card
 
     # A further evaluation changes nothing in it.
     other = dataclasses.replace(PROTOCOL, num_forget_images=5)

@@ -168,7 +168,7 @@ def test_auto_memory_says_what_it_chose(bare_folder, monkeypatch):
     fitted, sentence = plan.fit(config, CPU, fixed=["diagnostics"])
     assert fitted.engine.forget_moments == "packed" and fitted.gradient_checkpointing and fitted.engine.diagnostics
     assert "--forget-moments packed --gradient-checkpointing" in sentence and sentence.endswith(
-        "smaller batches do not help: it needs a device with more memory"
+        "smaller batches alone do not help: it needs a device with more memory"
     )
     assert fitted.hash != config.hash
 

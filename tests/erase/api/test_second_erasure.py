@@ -137,6 +137,13 @@ def test_the_plan_says_what_is_gone(first, pictures, short_protocol, capsys):
     told = capsys.readouterr().err
     assert "three: erased before" in told and "neighbours: 9 nine, 5 five" in told
 
+    # The class itself, once more.
+    again = configure(str(first.run_dir), ["three"], method="gradient_ascent", data="replay")
+    (sentence,) = plan.count(again, None, CPU)["warnings"]
+    assert sentence.startswith(f"three was erased from {first.run_dir} before")
+    plan.tell(again, ())
+    assert f"warning: {sentence}\n" in capsys.readouterr().err
+
 
 def test_what_makes_no_sense_is_refused(first, judged_model, tmp_path):
     others = [name for name in load_classes(judged_model).labels if name != "three"]

@@ -1,6 +1,7 @@
 """The report of a batch: everything that was scored, what is missing on top, links that hold, and nothing from afar."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -148,6 +149,15 @@ def test_who_does_damage_does_not_head_the_page(table):
     noise, salun = view["methods"]
     assert [cell["mark"] for cell in noise["cells"]] == [DAMAGED, ""] and salun["cells"][0]["seeds"] == "1 of 2 seeds"
     assert noise["cells"][0]["sort"] == "0.0"
+
+
+def test_what_forgets_less_than_half_is_not_celebrated(table):
+    name, (cell, *others) = next(row for row in table.rows if row[0] == "salun")
+    barely = replace(cell, values=(0.6, 0.7))
+    rows = tuple((row, (barely, *others) if row == name else cells) for row, cells in table.rows)
+    (stat,) = best_stats(replace(table, rows=rows))
+    assert stat["now"] == "none"
+    assert stat["notes"][0] == f"no method forgets half of the class; salun comes nearest with {barely.text} %"
 
 
 def test_a_cell_without_a_value_sorts_last():

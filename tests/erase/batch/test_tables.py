@@ -75,10 +75,14 @@ def test_a_seed_that_a_row_would_have_twice_is_no_repetition(records):
 
 @pytest.mark.parametrize(
     ("paths", "names"),
-    [(("b/../runs/x", "runs/y"), ("x", "y")), (("b/../one/x", "two/x"), ("one/x", "two/x"))],
+    [
+        (("b/../runs/x", "runs/y"), ("x", "y")),
+        (("b/../one/x", "two/x"), ("one/x", "two/x")),
+        (("x", "b/../x"), ("x", "b/../x")),
+    ],
 )
 def test_models_of_one_method_are_named_by_as_much_of_their_paths_as_it_takes(records, paths, names):
-    twins = copy.deepcopy([records[0], records[0]])
+    twins = [copy.deepcopy(records[0]) for _ in paths]
     for record, path in zip(twins, paths, strict=True):
         record["batch"]["model"] = path
     assert row_names(twins) == [f"salun, {name}" for name in names]
