@@ -1,5 +1,6 @@
 """``erase eval``: an erased model against its original under a protocol, and away from it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,11 +202,12 @@ def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, prog
 
 
 def is_half_scored(asked: Comparison, folder: RunDir) -> bool:
-    """Whether a run has no record, or the one that is asked for and no report: its scoring was stopped in between."""
+    """Whether a run has no record, or that of the same command and no report: its scoring was stopped in between."""
     if not folder.results_path.exists():
         return True
     kept = asked.kept()
-    return kept is not None and "probes" in kept[1] and not folder.report_path.exists()
+    begun = kept is not None and shlex.join(asked.command()) in kept[1].get("added_by", [])
+    return begun and not folder.report_path.exists()
 
 
 def swept(
