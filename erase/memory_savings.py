@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -55,24 +55,14 @@ def savings(config: ErasureConfig, method: Method) -> list[tuple[str, Any, str]]
     return found
 
 
-def what_helps(
-    config: ErasureConfig,
-    method: Method,
-    transformer_config: dict[str, Any],
-    *,
-    vae_weights: int,
-    device: torch.device,
-    free: int,
-) -> str:
+def what_helps(config: ErasureConfig, fits: Callable[[ErasureConfig], bool]) -> str:
     """What would make a run fit that no saving does: smaller batches, a package that is not installed, or nothing."""
-    sizes = {"vae_weights": vae_weights, "device": device}
     smallest = with_setting(with_setting(config, "forget_batch_size", 1), "retain_batch_size", 1)
-    if peak(smallest, method, transformer_config, **sizes) <= RESERVE * free:
+    if fits(smallest):
         return "lower --forget-batch-size and --retain-batch-size"
-    if config.engine.optimizers == "dual" and not importlib.util.find_spec("torchao"):
-        packed = with_setting(smallest, "retain_moments", "8bit")
-        if peak(packed, method, transformer_config, **sizes) <= RESERVE * free:
-            return "pip install 'dit-erase[8bit]' for --retain-moments 8bit, and lower the batch sizes if need be"
+    installable = config.engine.optimizers == "dual" and not importlib.util.find_spec("torchao")
+    if installable and fits(with_setting(smallest, "retain_moments", "8bit")):
+        return "pip install 'dit-erase[8bit]' for --retain-moments 8bit, and lower the batch sizes if need be"
     return "smaller batches alone do not help: it needs a device with more memory"
 
 

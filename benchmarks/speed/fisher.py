@@ -21,11 +21,9 @@ OVERLAP = 0.98  # Jaccard index of the masks in float32 and bf16
 def measure(device: torch.device) -> list[Row]:
     """Float32 and bf16 beside the plain loop, each in a process of its own, and the overlap of their masks."""
     size, num_images = SIZE_OF[device.type], NUM_IMAGES[device.type]
-    gate = held("Fisher", distance(product_work(device, "fp32")(), plain_work(device)()), 1e-6)
-    masks = [
-        ratio_mask(product_work(device, each)(), product_work(device, each, "retain")(), threshold=1.0)
-        for each in ("fp32", "bf16")
-    ]
+    forget = {each: product_work(device, each)() for each in ("fp32", "bf16")}
+    gate = held("Fisher", distance(forget["fp32"], plain_work(device)()), 1e-6)
+    masks = [ratio_mask(found, product_work(device, each, "retain")(), threshold=1.0) for each, found in forget.items()]
     overlap = held("masks apart", 1 - jaccard(*masks), 1 - OVERLAP)
     ours = {name: partial(product_work, device, name) for name in ("fp32", "bf16")}
     seconds = in_processes({"baseline": partial(plain_work, device), **ours}, device)

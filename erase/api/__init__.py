@@ -158,9 +158,9 @@ def scored(
         return record
     on_first(lambda: folder.set_status("scoring", seconds=clock.seconds))
     with stoppable("scoring"):
+        scorer = protocol_scorer(original, asked.protocol, asked.judges)
         if record is not None:
             models = {"original": original, "erased": erased}
-            scorer = protocol_scorer(original, asked.protocol, asked.judges)
             redraw(models, record, asked.config, folder, protocol=asked.protocol, scorer=scorer, command=command)
             return record
         return score_run(
@@ -170,6 +170,7 @@ def scored(
             folder,
             protocol=asked.protocol,
             judges=asked.judges,
+            scorer=scorer,
             gates=asked.gates,
             command=command,
             progress=progress,

@@ -192,7 +192,8 @@ def scores(asked: Comparison, models: Mapping[str, DiT], scorer: Scorer, *, prog
             else:
                 record = score_run(
                     models["original"], models["erased"], asked.config, folder, protocol=asked.protocol,
-                    judges=asked.judges, command=folder.command, scored_by=asked.command(), progress=progress,
+                    judges=asked.judges, scorer=scorer, command=folder.command, scored_by=asked.command(),
+                    progress=progress,
                 )  # fmt: skip
             write_card(folder)
         return record

@@ -152,7 +152,7 @@ def fit(config: ErasureConfig, device: torch.device, *, fixed: Iterable[str]) ->
     has = f"{gib(needed)}, and {device} has {gib(free)} free"
     if needed > RESERVE * free:
         took = f", even with {' '.join(chosen)}" if chosen else ""
-        advice = what_helps(fitted, method, settings, **sizes, free=free)
+        advice = what_helps(fitted, lambda other: peak(other, method, settings, **sizes) <= RESERVE * free)
         return fitted, f"memory: this takes {has}{took}; {advice}"
     return fitted, f"memory: {' '.join(chosen)} chosen to fit: this takes {has}" if chosen else ""
 

@@ -21,7 +21,7 @@ from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
 from ..rundir import RunDir
-from .judging import Judges, protocol_scorer, real_reference, training_features
+from .judging import Judges, real_reference, training_features
 
 PROBE = "embedding_restore"  # the probe of every run; the others are `erase probe`'s
 PREVIEW_SAMPLER = SamplerSettings(sampler="dpm-solver++", num_inference_steps=8)  # of runs that are not scored
@@ -35,6 +35,7 @@ def score_run(
     *,
     protocol: Protocol,
     judges: Judges,
+    scorer: Scorer,
     gates: Sequence[str] = (),
     command: str,
     scored_by: Sequence[str] = (),
@@ -46,7 +47,6 @@ def score_run(
     scores it, where that is not the ``command`` that made it.
     """
     models = {"original": original, "erased": erased}
-    scorer = protocol_scorer(original, protocol, judges)
     record = score_models(
         models, config.forget_classes, protocol=protocol, scorer=scorer, judges=judges, progress=progress
     )

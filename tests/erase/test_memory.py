@@ -189,7 +189,7 @@ def test_what_may_still_help_is_what_would(monkeypatch):
 
     def advice(needed, *, package):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
-        return what_helps(config, method, SMALL, **sizes, free=int(needed / RESERVE) + 1)
+        return what_helps(config, lambda other: peak(other, method, SMALL, **sizes) <= needed)
 
     assert advice(least["full"], package=False) == "lower --forget-batch-size and --retain-batch-size"
     assert advice(least["8bit"], package=False).startswith("pip install 'dit-erase[8bit]'")

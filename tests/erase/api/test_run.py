@@ -95,12 +95,18 @@ def test_a_run_that_diverges_keeps_the_last_good_model(go, tmp_path, tiny_folder
     assert not same_weights(load(folder.last_good_dir), load(tiny_folder))
 
 
+def scoring_is(scoring, monkeypatch):
+    """Another function in the place of a run's scoring; the models of these tests have no classifier."""
+    monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
+    monkeypatch.setattr(api, "protocol_scorer", lambda *_: None)
+    monkeypatch.setattr(api, "score_run", scoring)
+
+
 def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path, monkeypatch):
     def stop(*_, **__):
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(api, "score_run", stop)
-    monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
+    scoring_is(stop, monkeypatch)
     with pytest.raises(InterruptedRun, match="stopped while scoring; repeat the same command to go on") as stopped:
         go(protocol="small")
     assert stopped.value.__cause__ is None and stopped.value.__suppress_context__
@@ -108,7 +114,7 @@ def test_a_run_stopped_while_scoring_goes_on_without_erasing_again(go, tmp_path,
 
     # The erased model is there; only the scoring is repeated.
     monkeypatch.setattr(api, "run_erasure", None)
-    monkeypatch.setattr(api, "score_run", lambda *_, **__: {"scored": True})
+    scoring_is(lambda *_, **__: {"scored": True}, monkeypatch)
     assert go(protocol="small").scores == {"scored": True}
     assert status_of(tmp_path / "run")["state"] == "complete"
 
@@ -163,7 +169,6 @@ def test_another_setting_in_the_same_folder_is_refused_both_ways(go, tmp_path):
 
 def test_a_run_that_is_scored_later_was_not_finished_before(go, tmp_path, monkeypatch):
     first = go()
-    monkeypatch.setattr(requesting, "check_scoring", lambda *_, **__: None)
-    monkeypatch.setattr(api, "score_run", lambda *_, **__: {"scored": True})
+    scoring_is(lambda *_, **__: {"scored": True}, monkeypatch)
     again = go(protocol="small")
     assert not again.repeated and again.seconds >= first.seconds
