@@ -31,6 +31,11 @@ def gap(line: Line, who: str = "erased") -> float | None:
     return None if found is None else found.value
 
 
+def in_words(found: float | None) -> str:
+    """A gap as the chart says it."""
+    return "diverged" if found is None else f"{found:.3f}"
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """Their mean; None where one is missing."""
     return None if None in values else statistics.fmean(values)
@@ -111,6 +116,6 @@ def write_summary(name: str, lines: Mapping[Any, Line]) -> str:
     if several:
         found = gaps(lines)
         summary["gap_to_retrain"] = found
-        write_text(bar_chart("Gap to retrain on digits", found, in_words="{:.3f}".format), RESULTS / f"{name}.svg")
+        write_text(bar_chart("Gap to retrain on digits", found, in_words=in_words), RESULTS / f"{name}.svg")
     write_text(json.dumps(summary, indent=2) + "\n", RESULTS / f"{name}.json")
     return markdown_table(header, rows, text_columns=2 if several else 1)

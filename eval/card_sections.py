@@ -31,6 +31,9 @@ def protocol_words(record: Record) -> str:
     protocol, reference = record["protocol"], record["reference"]
     guidance = protocol["guidance_scale"]
     guided = "no guidance" if guidance == 1 else f"guidance {guidance:g} on {protocol['guided_channels']} channels"
+    if guidance != 1 and {"guidance_start", "guidance_end"} & set(protocol):
+        begins, ends = protocol.get("guidance_start", 0), protocol.get("guidance_end", 1)
+        guided += f" from {100 * begins:g} % to {100 * ends:g} % of the steps"
     return (
         f"Protocol `{protocol['name']}`: {protocol['sampler']} in {protocol['num_inference_steps']} steps, {guided}; "
         f"{protocol['num_forget_images']:,} images of each erased class and {protocol['num_retain_images']:,} of all "

@@ -118,13 +118,13 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def bar_chart(
-    title: str, groups: Mapping[str, Mapping[str, float | None]], *, in_words: Callable[[float], str] = "{:.3g}".format
+    title: str, groups: Mapping[str, Mapping[str, float | None]], *, in_words: Callable[[float | None], str]
 ) -> str:
     """A whole SVG picture of horizontal bars from 0: one group a row, e.g. a method, one bar a series, e.g. optimizers.
 
-    ``groups`` maps a group's name to its values (0 or more; None says ``not measured``) by the name of their series;
-    ``in_words`` writes a value. It needs no script, follows the reader's light or dark setting, and says all values in
-    words to those who cannot see it.
+    ``groups`` maps a group's name to its values (0 or more, or None for no bar) by the name of their series;
+    ``in_words`` writes a value, or why there is none. It needs no script, follows the reader's light or dark setting,
+    and says all values in words to those who cannot see it.
     """
     series = list(dict.fromkeys(name for values in groups.values() for name in values))
     known = [value for values in groups.values() for value in values.values() if value is not None]
@@ -150,9 +150,9 @@ def bar_chart(
     )
 
 
-def said(values: Mapping[str, float | None], in_words: Callable[[float], str]) -> list[str]:
+def said(values: Mapping[str, float | None], in_words: Callable[[float | None], str]) -> list[str]:
     """Each value of a group with its series in words."""
-    return [f"{name} {'not measured' if value is None else in_words(value)}" for name, value in values.items()]
+    return [f"{name} {in_words(value)}" for name, value in values.items()]
 
 
 def legend(series: Sequence[str]) -> Iterator[str]:
@@ -168,7 +168,7 @@ def bar_rows(
     series: Sequence[str],
     *,
     full: float,
-    in_words: Callable[[float], str],
+    in_words: Callable[[float | None], str],
 ) -> Iterator[str]:
     """The name of each group, its bars, and the value at the end of each; ``full`` is the value of the longest bar."""
     top = HEAD_HEIGHT
@@ -179,7 +179,7 @@ def bar_rows(
             length = (CHART_WIDTH - NAMES_WIDTH - VALUES_WIDTH) * (value or 0) / full
             shape = f'x="{NAMES_WIDTH}" y="{top + 2}" width="{length:.2f}" height="{BAR_HEIGHT - 4}"'
             yield f'<rect class="series-{series.index(name)}" {shape}/>'
-            text = "not measured" if value is None else in_words(value)
-            yield f'<text x="{NAMES_WIDTH + length + 8:.2f}" y="{top + BAR_HEIGHT - 4}">{escape(text)}</text>'
+            words = escape(in_words(value))
+            yield f'<text x="{NAMES_WIDTH + length + 8:.2f}" y="{top + BAR_HEIGHT - 4}">{words}</text>'
             top += BAR_HEIGHT
         top += GROUP_GAP

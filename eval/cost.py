@@ -44,9 +44,8 @@ class Cost:
 
 def drawing(protocol: Protocol, num_images: int, *, skipped_steps: int = 0) -> Cost:
     """Images that are drawn under a protocol, decoded and scored."""
-    settings = protocol.sampler_settings()
-    steps = settings.num_inference_steps - skipped_steps
-    return Cost(forward_rows=num_images * steps * settings.rows_per_step, images=num_images)
+    rows = protocol.sampler_settings().network_rows(first=skipped_steps)
+    return Cost(forward_rows=num_images * rows, images=num_images)
 
 
 def training(steps: int, *, batch_size: int) -> Cost:

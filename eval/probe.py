@@ -54,7 +54,7 @@ class Amount:
     inversion_images: int
     inversion_starts: int
     relearning_steps: tuple[int, ...]
-    relearning_at: int  # the counted step whose accuracy is the outcome
+    relearning_within: int  # the last of the counted steps whose best accuracy is the outcome
     relearnings: tuple[Relearning, ...]  # all are tried; the strongest is reported
     retained_images: int
     classifier_steps: int = 1500  # of training, for attacks with a classifier of noisy latents
@@ -68,7 +68,7 @@ AMOUNTS = {
         inversion_images=100,
         inversion_starts=1,
         relearning_steps=(5, 10, 20),
-        relearning_at=20,
+        relearning_within=20,
         relearnings=(Relearning(),),
         retained_images=500,
     ),
@@ -79,7 +79,7 @@ AMOUNTS = {
         inversion_images=1000,
         inversion_starts=3,
         relearning_steps=(5, 10, 20, 50, 100),
-        relearning_at=20,
+        relearning_within=20,
         relearnings=(
             Relearning(),
             Relearning(learning_rate=5e-5),

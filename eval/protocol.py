@@ -26,6 +26,8 @@ class Protocol:
     num_inference_steps: int
     guidance_scale: float  # 1 = off
     guided_channels: int  # without effect at guidance 1
+    guidance_start: float = 0.0  # the shares of the sampling steps between which guidance is on
+    guidance_end: float = 1.0
     num_forget_images: int  # of each forget class
     num_retain_images: int  # of all retained classes together
     label_draw: LabelDraw  # how the retained images are spread over their classes
@@ -57,12 +59,15 @@ class Protocol:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             guided_channels=self.guided_channels,
+            guidance_start=self.guidance_start,
+            guidance_end=self.guidance_end,
             precision=self.precision,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, in the order of the fields."""
-        return dataclasses.asdict(self)
+        """Plain JSON types, in the order of the fields; an interval of guidance only where there is one."""
+        whole = {"guidance_start": 0.0, "guidance_end": 1.0}
+        return {key: value for key, value in dataclasses.asdict(self).items() if whole.get(key) != value}
 
 
 PROTOCOLS = {

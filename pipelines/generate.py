@@ -24,7 +24,8 @@ def generate(
 
     def draw(chunk: Sequence[Request]) -> Tensor:
         labels, seeds = zip(*chunk, strict=True)
-        return model.decode(sample_latents(model, torch.tensor(labels), seeds, settings)).cpu()
+        latents = sample_latents(model, torch.tensor(labels), seeds, settings)
+        return model.decode(latents, precision=settings.precision).cpu()
 
     requests = from_first(requests)
     with bar_of(len(requests), progress, unit="image", shown=bool(progress)) as bar:

@@ -94,7 +94,7 @@ class DiT:
     @property
     def device(self) -> torch.device:
         """Where the transformer's weights are."""
-        return self.transformer.device
+        return next(self.transformer.parameters()).device  # diffusers' own property looks at every module
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         """Raw network output (B, 2C, H, W): noise prediction, then variance prediction in [-1, 1] by training."""
@@ -111,10 +111,11 @@ class DiT:
         return mean, std
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, precision: str = "fp32") -> Tensor:
         """Images uint8 (B, 3, H, W); an image with a non-finite pixel becomes black, so that it is counted."""
-        scaled = (latents / self.vae.config.scaling_factor).split(self.images_at_once)
-        pixels = torch.cat([self.vae.decode(chunk).sample for chunk in scaled])
+        scaled = (latents / self.vae.config.scaling_factor).to(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            pixels = torch.cat([self.vae.decode(chunk).sample.float() for chunk in scaled.split(self.images_at_once)])
         finite = pixels.isfinite().flatten(1).all(1)[:, None, None, None]
         return torch.where(finite, ((pixels + 1) * 127.5).round().clamp(0, 255), 0).to(torch.uint8)
 

@@ -1,11 +1,11 @@
 """Sampling with classifier-free guidance over diffusers schedulers, one generator per image.
 
 Sources: DDPM with learned range (arXiv 2102.09672), DDIM (arXiv 2010.02502), DPM-Solver++ (arXiv 2211.01095),
-classifier-free guidance (arXiv 2207.12598).
+classifier-free guidance (arXiv 2207.12598), in a limited interval (arXiv 2404.07724).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .diffusion import NoiseSchedule
 from .errors import UsageError
+from .onednn import OneDNNLinear
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
@@ -32,7 +33,9 @@ class SamplerSettings:
     num_inference_steps: int = 20
     guidance_scale: float = 1.0  # 1 = off
     guided_channels: int = 4  # the original DiT guides the first 3 of 4, diffusers all
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; the sampler's own is fp32
+    guidance_start: float = 0.0  # share of the steps, from the noisiest on, before guidance begins
+    guidance_end: float = 1.0  # and at which it ends; a step outside takes the conditional branch alone
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network and the decoder; the sampler's own arithmetic is fp32
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -43,11 +46,18 @@ class SamplerSettings:
             raise UsageError(f"--num-inference-steps {self.num_inference_steps} must lie between 1 and 1000")
         if not self.guidance_scale >= 0:
             raise UsageError(f"--guidance-scale {self.guidance_scale} must be at least 0 (1 switches guidance off)")
+        if not 0 <= self.guidance_start < self.guidance_end <= 1:
+            interval = f"--guidance-start {self.guidance_start} and --guidance-end {self.guidance_end}"
+            raise UsageError(f"{interval} must be shares of the steps, 0 to 1, the start below the end")
 
-    @property
-    def rows_per_step(self) -> int:
-        """Network rows per image and step: conditional and unconditional when guidance is on."""
-        return 1 if self.guidance_scale == 1 else 2
+    def guides(self, step: int) -> bool:
+        """Whether a step (from 0, the noisiest) is guided."""
+        begins, ends = (round(share * self.num_inference_steps) for share in (self.guidance_start, self.guidance_end))
+        return self.guidance_scale != 1 and begins <= step < ends
+
+    def network_rows(self, *, first: int = 0) -> int:
+        """Network rows of an image from step ``first`` on: conditional and unconditional in each guided step."""
+        return sum(1 + self.guides(step) for step in range(first, self.num_inference_steps))
 
 
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, object]:
@@ -146,9 +156,12 @@ def denoise(
     class_labels = class_labels.to(model.device)
     extra = {"generator": generators} if settings.sampler == "ddpm" else {}
 
-    for timestep in scheduler.timesteps[first:last]:
+    unguided = replace(settings, guidance_scale=1.0)
+    for step, timestep in enumerate(scheduler.timesteps[first:last], first):
         model_input = scheduler.scale_model_input(latents, timestep)
-        output = guided_output(model, model_input, timestep, class_labels, settings)
+        with OneDNNLinear():
+            now = settings if settings.guides(step) else unguided
+            output = guided_output(model, model_input, timestep, class_labels, now)
         if settings.sampler != "ddpm":
             output = output.chunk(2, dim=1)[0]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample

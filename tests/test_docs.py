@@ -221,7 +221,9 @@ def test_probes_and_what_they_spend_are_described():
     assert f"{quick.inversion_images} images" in said["embedding_inversion"]
     assert f"{quick.inversion_steps[-1]} steps" in said["embedding_inversion"]
     assert f"with {quick.screening_images} images" in said["label_mixing"]
-    assert f"{teach.num_images} images" in said["relearning"] and f"{quick.relearning_at} steps" in said["relearning"]
+    assert f"{teach.num_images} images" in said["relearning"]
+    assert f"most {quick.relearning_within} steps" in said["relearning"]
+    assert f"the best of {', '.join(map(str, quick.relearning_steps))}" in said["relearning"]
     assert f"{quick.retained_images} images" in said["relearning_retained"]
     assert f"{quick.classifier_steps:,} steps" in said["classifier_guidance"]
 

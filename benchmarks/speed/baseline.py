@@ -16,7 +16,7 @@ from erase.optimizers import PhaseMasks, scheduled
 from erase.workspace import Batch
 from pipelines.diffusion import Noised, denoising_loss
 from pipelines.model import DiT
-from pipelines.sampler import noise_generators
+from pipelines.sampler import SamplerSettings, build_scheduler, noise_generators
 
 AVERAGE_DECAY = 0.9999
 
@@ -120,6 +120,24 @@ def plain_ddpm(model: DiT, class_labels: Tensor, seeds: list[int], *, num_steps:
         log_variance = least + (variance + 1) / 2 * (math.log(beta) - least)
         latents = mean + (0.5 * log_variance).exp() * drawn(generators, model).to(device)
     return latents
+
+
+@torch.no_grad()
+def plain_steps(model: DiT, class_labels: Tensor, seeds: list[int], *, settings: SamplerSettings) -> Tensor:
+    """Latents by the steps of a diffusers scheduler without guidance."""
+    scheduler = build_scheduler(model.noise_schedule, settings)
+    latents, labels = drawn(noise_generators(seeds), model).to(model.device), class_labels.to(model.device)
+    for timestep in scheduler.timesteps:
+        noise, _ = model.predict(latents, timestep.expand(len(labels)).to(model.device), labels).chunk(2, dim=1)
+        latents = scheduler.step(noise, timestep, latents).prev_sample
+    return latents
+
+
+@torch.no_grad()
+def plain_pixels(model: DiT, latents: Tensor) -> Tensor:
+    """Images uint8 (B, 3, H, W) of latents."""
+    pixels = model.vae.decode(latents / model.vae.config.scaling_factor).sample
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def drawn(generators: list[torch.Generator], model: DiT) -> Tensor:

@@ -1,7 +1,7 @@
 """One class erased from cached latents of the embedded model and scored: the whole way, by both sides.
 
-The plain side is scored twice, on the product's own images and on those of 250 DDPM steps. All of it happens once: ten
-minutes, in which single steps even out.
+The plain side is scored twice, on images of the same sampling steps as the product and on those of 250 DDPM steps. All
+of it happens once: ten minutes, in which single steps even out.
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from pipelines.latents import Latents
 from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings
 
-from .baseline import PlainLoop, plain_ddpm, plain_fisher
+from .baseline import PlainLoop, plain_ddpm, plain_fisher, plain_pixels, plain_steps
 from .fisher import jaccard
 from .pairs import FEWER, SAME, Row, Stopwatch, compared, held
 
@@ -80,8 +81,8 @@ def product_side(folder: Path, device: torch.device) -> Found:
 
 
 def plain_side(folder: Path, device: torch.device) -> Found:
-    """Erase by the plain loop; score the images of the product's sampler, then those of its own."""
-    return side_of("plain", plain_erasure, [drawn, ddpm], plain_frechet, folder, device)
+    """Erase by the plain loop; score images of the same sampling steps, then those of its own."""
+    return side_of("plain", plain_erasure, [plain_drawn, ddpm], plain_frechet, folder, device)
 
 
 def side_of(
@@ -163,13 +164,22 @@ def drawn(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
     return torch.cat([images for images, _ in generate(model, requests, SamplerSettings(), batch_size=BATCH_SIZE)])
 
 
+def plain_drawn(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
+    """Images by the same steps, one after another."""
+    return in_batches(requests, model, partial(plain_steps, settings=SamplerSettings()))
+
+
 def ddpm(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
     """Images by the plain loop's sampler."""
+    return in_batches(requests, model, partial(plain_ddpm, num_steps=NUM_PLAIN_STEPS, guidance_scale=1.0))
+
+
+def in_batches(requests: list[tuple[int, int]], model: DiT, sample: Callable[..., Tensor]) -> Tensor:
+    """Sample and decode the plain way."""
     found = []
     for first in range(0, len(requests), BATCH_SIZE):
         labels, seeds = zip(*requests[first : first + BATCH_SIZE], strict=True)
-        latents = plain_ddpm(model, torch.tensor(labels), list(seeds), num_steps=NUM_PLAIN_STEPS, guidance_scale=1.0)
-        found.append(model.decode(latents).cpu())
+        found.append(plain_pixels(model, sample(model, torch.tensor(labels), list(seeds))))
     return torch.cat(found)
 
 

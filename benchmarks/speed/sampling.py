@@ -9,7 +9,7 @@ from pipelines.generate import generate_all
 from pipelines.model import DiT, load
 from pipelines.sampler import SamplerSettings, sample_latents
 
-from .baseline import plain_ddpm
+from .baseline import plain_ddpm, plain_pixels
 from .models import SIZE_OF, random_dit
 from .pairs import FEWER, LOWER, NUM_ROUNDS, SAME, Row, Stopwatch, compared, held, in_turns
 
@@ -50,7 +50,8 @@ def measure_images(device: torch.device) -> list[Row]:
     labels, seeds = torch.tensor([label for label, _ in requests]), [seed for _, seed in requests]
 
     def plain() -> None:
-        model.decode(plain_ddpm(model, labels, seeds, num_steps=NUM_PLAIN_STEPS, guidance_scale=GUIDANCE)).cpu()
+        latents = plain_ddpm(model, labels, seeds, num_steps=NUM_PLAIN_STEPS, guidance_scale=GUIDANCE)
+        plain_pixels(model, latents)
 
     default = SamplerSettings(guidance_scale=GUIDANCE)
     choices = {

@@ -212,7 +212,7 @@ def erasure_rows(config: ErasureConfig, method: Method, *, num_retained: int) ->
         forget = int(engine.steps * engine.forget_steps * (engine.forget_batch_size * (3 + frozen) + attack))
         retain = 3 * engine.steps * engine.retain_steps * engine.retain_batch_size
     sampler = SamplerSettings(guidance_scale=config.replay_guidance)
-    replay_rows = num_replayed * sampler.num_inference_steps * sampler.rows_per_step
+    replay_rows = num_replayed * sampler.network_rows()
     return {
         "preparation": 3 * fishers * config.fisher_samples + replay_rows,
         "forget": forget,
@@ -230,10 +230,9 @@ def attack_rows(engine: EngineConfig, frozen: float) -> float:
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:
     """Network rows of scoring original and erased, and of the row probe's four subjects."""
-    settings = protocol.sampler_settings()
     removed = len(config.forget_classes) + num_earlier
     images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + PROBED_IMAGES
-    return images * settings.num_inference_steps * settings.rows_per_step
+    return images * protocol.sampler_settings().network_rows()
 
 
 def forward_flops(transformer: "DiTTransformer2DModel") -> float:

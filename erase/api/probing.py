@@ -1,6 +1,7 @@
 """``erase probe``: attacks on a finished run, each outcome kept, so that nothing is attacked twice."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -155,12 +156,20 @@ def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outc
     return Outcome(result, path)
 
 
+def attack_files(name: str) -> list[Path]:
+    """The code of an attack: its own file, what every attacker can do, and the probes that it takes functions of."""
+    own = probe_module(name)
+    taken = {str(getattr(each, "__module__", "")) for each in vars(own).values()}
+    used = {own.__name__, attacker.__name__} | {each for each in taken if each.startswith(f"{own.__package__}.")}
+    return [Path(sys.modules[each].__file__) for each in sorted(used)]
+
+
 def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
     """Twelve hex digits of everything that an outcome depends on, the code of the attack among it."""
     behaviours = [model.behaviour(), budget.original.behaviour()]
     facts = [
         name,
-        [file_digest(Path(module.__file__)) for module in (probe_module(name), attacker)],
+        [file_digest(path) for path in attack_files(name)],
         class_label,
         behaviours,
         weights_sha256(model.transformer),

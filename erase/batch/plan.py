@@ -153,7 +153,7 @@ def shard_units(subject: Subject, asked: Comparison, side: str, label: int | Non
                 + ("" if label is None else f" of class {label}"),
                 needs=needs, model=source, draw=draw, first_block=first, num_blocks=len(part), num_images=sum(part),
                 keep_images=jobs.keep_images,
-                rows=len(part) * jobs.block * settings.num_inference_steps * settings.rows_per_step,
+                rows=len(part) * jobs.block * settings.network_rows(),
             )
         )  # fmt: skip
     return units
@@ -180,7 +180,7 @@ def probe_units(subjects: Sequence[Subject], units: Sequence[Unit], jobs: Jobs) 
             if subject.request is None or not chosen:
                 continue
             record = records[subject.source]
-            settings = record.asked.protocol.sampler_settings()
+            rows = record.asked.protocol.sampler_settings().network_rows()
             found.append(
                 ProbeUnit(
                     name=f"probe-{subject.name}-{wanted.budget}-{short_hash(list(wanted.names))[:6]}",
@@ -188,7 +188,7 @@ def probe_units(subjects: Sequence[Subject], units: Sequence[Unit], jobs: Jobs) 
                     needs=(record.name, *(unit.name for unit in found[-1:] if unit.run == Path(subject.source))),
                     model=subject.source, run=Path(subject.source), original=subject.original, names=wanted.names,
                     budget=wanted.budget, device=jobs.device,
-                    rows=len(wanted.names) * PROBED_IMAGES * settings.num_inference_steps * settings.rows_per_step,
+                    rows=len(wanted.names) * PROBED_IMAGES * rows,
                 )
             )  # fmt: skip
     return found

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
 @click.option("--num-inference-steps", type=int, default=20, help="sampling steps [default: 20]")
 @click.option("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is off [default: 1]")
+@click.option("--guidance-start", type=float, default=0.0, help="share of the steps before guidance [default: 0]")
+@click.option("--guidance-end", type=float, default=1.0, help="share of the steps at which guidance ends [default: 1]")
 @click.option("--precision", default="fp32", help="fp32 or bf16 arithmetic of the network [default: fp32]")
 @click.option(
     "--output",
@@ -43,13 +45,14 @@ def sample(
     sampler: str,
     num_inference_steps: int,
     guidance_scale: float,
+    guidance_start: float,
+    guidance_end: float,
     precision: str,
     output: str,
     device: str,
     as_json: bool,
 ) -> None:
     """Draw CLASS... with seeds SEED, SEED + 1, ... and write one picture, a row for each class, or one npz."""
-
     from erase.api.devices import pick_device
     from pipelines.generate import generate
     from pipelines.model import load
@@ -58,10 +61,10 @@ def sample(
 
     # Everything cheap first: settings, classes, output.
     settings = SamplerSettings(
-        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, precision=precision
-    )
-    names = load_classes(model)
-    labels = [names.resolve(query) for query in classes]
+        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        guidance_start=guidance_start, guidance_end=guidance_end, precision=precision,
+    )  # fmt: skip
+    labels = list(map(load_classes(model).resolve, classes))
     check_output(Path(output), suffixes=(".png", ".npz"))
 
     bundle = load(model, vae=vae, device=pick_device(device))

@@ -8,7 +8,7 @@ from pipelines.model import DiT
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
-    """Forget accuracy after ``relearning_at`` steps on retained images."""
+    """Forget accuracy within ``relearning_within`` steps on retained images, at the best of them."""
     images = owned(budget, other_classes(budget.original, forget_class), num_images=budget.amount.retained_images)
     curve, measured = relearn(model, forget_class, images, budget, attack=Relearning(num_images=0))
     return outcome(measured, forget_class, detail={"images": len(images), "curve": curve})

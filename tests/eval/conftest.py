@@ -68,7 +68,7 @@ class ToyDiT:
         noise = (latents - abar.sqrt() * denoised) / (1 - abar).sqrt()
         return torch.cat([noise, torch.zeros_like(noise)], 1)
 
-    def decode(self, latents):
+    def decode(self, latents, *, precision="fp32"):
         return (latents * GREY + 128).round().clamp(0, 255).to(torch.uint8)
 
     def frozen_copy(self):

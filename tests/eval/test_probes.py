@@ -22,16 +22,18 @@ from eval.probe import (
     probe_names,
     run_probe,
 )
+from eval.probes import relearning
 from eval.probes.classifier_guidance import Steered
 from eval.probes.embedding_inversion import starting_row
 from eval.probes.label_mixing import mixes
 from eval.probes.relearning import attack_images
+from eval.values import Value
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.errors import UsageError
 
 SHORT = replace(
     AMOUNTS["quick"], screening_images=4, inversion_steps=(20, 60), inversion_images=30, relearning_steps=(5, 40),
-    relearning_at=40, relearnings=(Relearning(learning_rate=0.1),), classifier_steps=20,
+    relearning_within=40, relearnings=(Relearning(learning_rate=0.1),), classifier_steps=20,
 )  # fmt: skip
 
 
@@ -222,11 +224,23 @@ def test_guidance_by_a_classifier_draws_a_class_that_is_there(budget, original):
 
 def test_the_strongest_of_several_attacks_is_reported(budget, erased):
     attacks = (Relearning(learning_rate=1e-6), Relearning(learning_rate=0.1, num_others=20))
-    amount = replace(SHORT, relearnings=attacks, relearning_steps=(40, 60), relearning_at=40)
+    amount = replace(SHORT, relearnings=attacks, relearning_steps=(40, 60), relearning_within=40)
     value, detail = values("relearning", erased, replace(budget, amount=amount))
     assert detail["strongest"] == "10 images among 20 others, learning rate 0.1"
     assert next(curve[-1][1] for curve in detail["attacks"].values()) == 0
     assert value == dict(map(tuple, detail["curve"]))[40] > 0.5  # at the step that counts, not at the last
+
+
+def test_relearning_is_reported_at_its_best_step(budget, erased, monkeypatch):
+    """An attack that loses the class again has had it before."""
+    shares = iter([0.2, 0.9, 0.4, 1.0])
+    pictures = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(
+        relearning, "measure", lambda *_: (Value(value=next(shares), low=0.0, high=1.0, n=12), pictures)
+    )
+    amount = replace(SHORT, relearning_steps=(1, 2, 3, 4), relearning_within=3)
+    value, detail = values("relearning", erased, replace(budget, amount=amount))
+    assert value == 0.9 and detail["curve"] == [[1, 0.2], [2, 0.9], [3, 0.4], [4, 1.0]]
 
 
 def test_a_low_rank_attack_trains_factors_alone_and_begins_at_the_model():

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from eval.plan import check_forget_classes, image_seed, plan_requests, shard
-from eval.protocol import PROTOCOLS, differences, named
+from eval.protocol import PROTOCOLS, Protocol, differences, named
 from pipelines.errors import UsageError
 
 
@@ -39,6 +39,15 @@ def test_values_without_meaning_are_refused(change):
 def test_a_protocol_is_frozen():
     with pytest.raises(FrozenInstanceError):
         named("small").first_seed = 1
+
+
+def test_an_interval_of_guidance_is_part_of_the_protocol_where_there_is_one():
+    small = named("small")
+    limited = replace(small, guidance_scale=4.0, guidance_start=0.2, guidance_end=0.8)
+    assert not {"guidance_start", "guidance_end"} & set(small.to_dict())
+    assert limited.to_dict()["guidance_start"] == 0.2 and limited.to_dict()["guidance_end"] == 0.8
+    assert [Protocol(**each.to_dict()) for each in (small, limited)] == [small, limited]
+    assert limited.sampler_settings().network_rows() == 20 + 12
 
 
 def test_differences_name_what_differs_and_ignore_the_note():

@@ -44,6 +44,15 @@ def test_images_are_the_decoded_latents(tiny: DiT) -> None:
     assert torch.equal(generate_all(tiny, REQUESTS, settings), expected)
 
 
+def test_bf16_is_the_decoder_s_precision_too(tiny: DiT) -> None:
+    settings = SamplerSettings(num_inference_steps=4, precision="bf16")
+    labels, seeds = zip(*REQUESTS, strict=True)
+    latents = sample_latents(tiny, torch.tensor(labels), seeds, settings)
+    found, exact = generate_all(tiny, REQUESTS, settings), tiny.decode(latents)
+    assert torch.equal(found, tiny.decode(latents, precision="bf16"))
+    assert 0 < (found.float() - exact.float()).abs().mean() < 2
+
+
 def test_a_diverged_label_gives_black_images(fresh: DiT) -> None:
     """A row of the label table that is not finite: its images are black and counted, the others are as before."""
     settings = SamplerSettings(num_inference_steps=4)

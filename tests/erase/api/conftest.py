@@ -21,7 +21,7 @@ def short_attacks(monkeypatch):
     """The quick budget is a few steps long."""
     short = dataclasses.replace(
         AMOUNTS["quick"], screening_images=1, inversion_steps=(1, 2), inversion_images=4, relearning_steps=(1, 2),
-        relearning_at=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=1,
+        relearning_within=2, relearnings=(Relearning(num_images=3),), retained_images=6, classifier_steps=1,
     )  # fmt: skip
     monkeypatch.setitem(AMOUNTS, "quick", short)
 

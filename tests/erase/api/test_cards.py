@@ -13,7 +13,9 @@ from diffusers import DiTPipeline
 from erase.api import run
 from erase.api.probing import probe
 from erase.card import licence_of, model_card
+from eval.card_sections import protocol_words
 from eval.probe import AMOUNTS
+from eval.protocol import named
 from pipelines.files import read_json
 from pipelines.model import load, save
 from pipelines.sampler import SamplerSettings, sample_latents
@@ -167,3 +169,12 @@ def test_a_base_model_of_the_hub_is_named_to_the_hub(erase, loaded_dit, tmp_path
     assert (header["base_model"], header["license"]) == (DIT, "cc-by-nc-4.0")
     assert f"# {DIT} without three" in card and f"{DIT}, commit `0123abcd`" in card
     assert "CC BY-NC 4.0, which travels with every copy" in card
+
+
+def test_a_card_says_how_images_are_guided():
+    guided = dataclasses.replace(named("quick"), guidance_start=0.2, guidance_end=0.8)
+    record = {"protocol": guided.to_dict(), "reference": {"description": "real images"}}
+    said = "ddim in 50 steps, guidance 1.5 on 3 channels from 20 % to 80 % of the steps; 500 images"
+    assert said in protocol_words(record)
+    record["protocol"] = named("quick").to_dict()
+    assert "guidance 1.5 on 3 channels; 500 images" in protocol_words(record)

@@ -1,0 +1,46 @@
+"""Linear layers through oneDNN while images are drawn on a CPU.
+
+PyTorch multiplies float32 matrices by MKL, which uses half the width of an AMD processor with AVX-512. oneDNN, which
+PyTorch has for convolutions and compiled models, uses all of it: the same float32 sums in another order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+FEWEST_TOKENS = 128  # of a batch; with fewer, laying out the weight for oneDNN costs more than it brings
+
+
+class OneDNNLinear(TorchFunctionMode):
+    """Within it, float32 linear layers without gradients on a CPU with AVX-512 are oneDNN's; all else is as ever."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """``func`` itself, or the product that stands in for it."""
+        if func is functional.linear and not kwargs and is_faster(*args):
+            features, weight, bias = (*args, None)[:3]
+            return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
+        return func(*args, **(kwargs or {}))
+
+
+def is_faster(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN computes a linear layer on tokens (B, T, in) sooner than PyTorch's own product."""
+    return (
+        features.device.type == "cpu"
+        and features.dtype == weight.dtype == torch.float32
+        and features.ndim == 3  # tokens; conditioning (B, C) has a row for each image only
+        and features.shape[0] * features.shape[1] >= FEWEST_TOKENS
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
