@@ -2,7 +2,7 @@
 
     python -m benchmarks.all                  on a CPU, one thread
     python -m benchmarks.all --device cuda    on a GPU, with DiT-XL/2
-    python -m benchmarks.all --only step      some of them; the others keep their results
+    python -m benchmarks.all --only step      some of them; the others keep their results in the file
 
 Each compares the product with the plain loop of ``benchmarks/speed/baseline.py`` on one thread, in rounds that take
 turns, after an equality gate; ``benchmarks/results/speed-cpu.json`` holds every ratio with its spread.
@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.erasures import RESULTS
-from benchmarks.speed import growth, overhead
+from benchmarks.speed import growth, overhead, readings
 from benchmarks.speed.pairs import as_records, machine
 from pipelines.files import read_json, write_json
 
@@ -32,6 +33,8 @@ def run(names: Sequence[str], device: torch.device, record: Record) -> Record:
             found: Any = as_records(importlib.import_module(f"benchmarks.speed.{name}").measure(device))
         elif name == "overhead":
             found = {"shares": overhead.measure(device), "at most": overhead.AT_MOST}
+        elif name == "readings":
+            found = readings.as_records(readings.measure(device))
         else:
             found = [growth.as_record(curve) for curve in growth.measure(device)]
         record = {**record, name: {"machine": machine(device), "results": found}}
@@ -82,7 +85,7 @@ def missed(record: Record) -> list[str]:
 
 def main() -> None:
     """Run, write and print; exit code 3 where something that is asked for was missed."""
-    names = (*PAIRED, "overhead", "growth")
+    names = (*PAIRED, "overhead", "growth", "readings")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
@@ -92,13 +95,14 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / f"speed-{asked.device}.json"
     record = read_json(path) if path.exists() else {}
-    for name in asked.only:
+    for name in tqdm(asked.only, desc="benchmarks", unit="benchmark"):
         record = run([name], torch.device(asked.device), record)
         write_json(record, path)
-    if "growth" in record:
+    if "growth" in asked.only:
         growth.draw(record["growth"]["results"], RESULTS / f"growth-{asked.device}.png")
+    record = {name: record[name] for name in asked.only}
     print(table(record))
-    print("\n".join(share_lines(record)))
+    print("\n".join([*share_lines(record), *readings.lines(record.get("readings", {}).get("results", []))]))
     if found := missed(record):
         print(f"missed: {', '.join(found)}", file=sys.stderr)
         raise SystemExit(3)

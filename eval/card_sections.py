@@ -84,7 +84,7 @@ def attack_table(record: Record, attacks: Iterable[str]) -> str:
     rows = []
     for name in attacks:
         entries = record["probes"][name]
-        outcome = verdict(record["recovery"][name])
+        outcome = verdict(name, record["recovery"][name])
         cells = (with_interval(entries[who], "share") if who in entries else "" for who in shown)
         rows.append((describe_probe(name), outcome, *cells))
     return markdown_table(("attack", "verdict", *(who.replace("_", " ") for who in shown)), rows, text_columns=2)

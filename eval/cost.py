@@ -1,7 +1,7 @@
 """What an attack takes, counted before any weight is loaded. Each probe declares its own in ``cost`` beside ``run``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .probe import Amount, Budget, probe_module
@@ -18,11 +18,6 @@ class Terms:
     row_flops: float  # of one image through the whole network once
     num_others: int  # classes that are retained beside the one that is attacked
     num_images: int = Budget.num_images
-
-    @property
-    def unguided(self) -> Protocol:
-        """The protocol without guidance."""
-        return replace(self.protocol, guidance_scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

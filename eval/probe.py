@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,11 +107,6 @@ class Budget:
     seed: int = 0
     cache_dir: Path | None = None  # where what an attacker trains once is kept
 
-    @property
-    def unguided(self) -> Protocol:
-        """The protocol without guidance, for samples that have no label to be guided to."""
-        return replace(self.protocol, guidance_scale=1.0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
@@ -195,7 +190,12 @@ def load_probe(name: str) -> Probe:
 
 def probe_module(name: str) -> ModuleType:
     """A probe's file by its name (``UsageError`` lists the names)."""
-    return module_of(probes, name, flag="--probe")
+    return module_of(probes, name, flag="probe")
+
+
+def needs_floor(name: str) -> bool:
+    """Whether a probe draws the class out of any model, so that only a retrained one tells what was left of it."""
+    return getattr(probe_module(name), "NEEDS_FLOOR", False)
 
 
 def describe_probe(name: str) -> str:

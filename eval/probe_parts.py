@@ -11,7 +11,7 @@ from .gap import gap_to_retrain, part_name, shares
 from .pictures import inlined
 from .probe import ProbeResult, probe_names
 from .probe_words import MEANINGS, NO_FLOOR, caveats, plain_words
-from .recovery import AVOIDED, WEAKENED, curve_of, recovery, steps_to_half, verdict
+from .recovery import AVOIDED, NO_VERDICT, WEAKENED, curve_of, recovery, steps_to_half, verdict
 from .values import difference
 from .words import Record, change, class_name, interval, number, with_interval
 
@@ -33,13 +33,13 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
     if not found:
         return {}
     outcomes = {name: recovery(rows) for name, rows in found.items()}
-    verdicts = {name: verdict(outcome) for name, outcome in outcomes.items()}
+    verdicts = {name: verdict(name, outcome) for name, outcome in outcomes.items()}
     attacked = next(iter(found.values()))["erased"]["detail"]["class_label"]
     return {
         "class": class_name(record, attacked),
         "others": len(record["forget_classes"]) > 1,
-        "headline": headline(found, outcomes),
-        "strongest": strongest(record, outcomes),
+        "headline": headline(found, outcomes, verdicts),
+        "strongest": strongest(record, {name: outcomes[name] for name in telling(verdicts)}),
         "left": len(set(probe_names()) - set(found)),
         "floor": floor_words(found),
         "control": control_name(record, next(iter(found.values()))),
@@ -57,9 +57,14 @@ def control_name(record: Record, rows: Rows) -> str:
     return class_name(record, rows["control"]["detail"]["class_label"]) if "control" in rows else ""
 
 
-def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+def telling(verdicts: Mapping[str, str]) -> list[str]:
+    """The attacks that have a verdict."""
+    return [name for name, word in verdicts.items() if word not in ("not measured", NO_VERDICT)]
+
+
+def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, str]) -> str:
     """All attacks in one or two sentences."""
-    measured = {name: rows for name, rows in found.items() if outcomes[name]["value"] is not None}
+    measured = {name: found[name] for name in telling(verdicts)}
     beside = {name: rows for name, rows in measured.items() if outcomes[name]["floor"] is not None}
     if not beside:
         return without_floor(measured, outcomes)
@@ -76,6 +81,8 @@ def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]
 
 def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
     """The same for attacks that were made on no retrained model."""
+    if not measured:
+        return "None of the attacks made so far tells anything without a model that was retrained without the class."
     if len(measured) == 1:
         share = number(next(iter(measured.values()))["erased"]["value"], "share")
         return f"The one attack made so far brought the class back in {share} of images."
@@ -188,8 +195,8 @@ def half_words(entry: Mapping[str, Any], *, of: float | None) -> str:
     curve: Sequence[Sequence[float]] = curve_of(entry)
     if not curve or of is None:
         return ""
-    steps = steps_to_half(curve, of=of)
-    return f"half of the original after {steps:.0f} steps" if steps is not None else f"not half in {curve[-1][0]} steps"
+    steps, never = steps_to_half(curve, of=of), f"not half in {curve[-1][0]} steps"
+    return f"half of the original after about {steps:.0f} steps" if steps is not None else never
 
 
 def gap_view(record: Record) -> dict[str, Any]:

@@ -69,6 +69,7 @@ MEANINGS = {
     "avoided": "more than half came back: the class is still in the weights, the model only avoids it",
     "weakened": "a part came back: the class is weaker, but not gone",
     "removed": "no more, or hardly more, came back than a model gives that never saw the class",
+    "no verdict": "the attack teaches the class to any model: only one retrained without it tells what was left",
     "not measured": "the attack gave no number",
 }
 NO_FLOOR = {**MEANINGS, "removed": "next to nothing came back"}

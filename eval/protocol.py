@@ -26,12 +26,13 @@ class Protocol:
     num_inference_steps: int
     guidance_scale: float  # 1 = off
     guided_channels: int  # without effect at guidance 1
-    guidance_start: float = 0.0  # the shares of the sampling steps between which guidance is on
-    guidance_end: float = 1.0
     num_forget_images: int  # of each forget class
     num_retain_images: int  # of all retained classes together
     label_draw: LabelDraw  # how the retained images are spread over their classes
+    guidance_start: float = 0.0  # the shares of the sampling steps between which guidance is on
+    guidance_end: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # of the network while it draws
+    decoder_precision: Literal["fp32", "bf16"] = "fp32"  # of the VAE
     first_seed: int = 0
     classifier: str = OWN_CLASSIFIER
     resize: str = "classifier input size, bilinear with antialiasing, no crop"
@@ -62,13 +63,26 @@ class Protocol:
             guidance_start=self.guidance_start,
             guidance_end=self.guidance_end,
             precision=self.precision,
+            decoder_precision=self.decoder_precision,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, in the order of the fields; an interval of guidance only where there is one."""
-        whole = {"guidance_start": 0.0, "guidance_end": 1.0}
-        return {key: value for key, value in dataclasses.asdict(self).items() if whole.get(key) != value}
+    def unguided(self) -> "Protocol":
+        """The same without guidance, for images that have no label to be guided to."""
+        return dataclasses.replace(self, guidance_scale=1.0, guidance_start=0.0, guidance_end=1.0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, in the order of the fields, without those of ``LATER`` at their defaults."""
+        return {
+            key: value for key, value in dataclasses.asdict(self).items() if key not in LATER or value != LATER[key]
+        }
+
+
+# Settings that came after records and caches were written which do not name them.
+LATER = {
+    each.name: each.default
+    for each in dataclasses.fields(Protocol)
+    if each.name in ("guidance_start", "guidance_end", "decoder_precision")
+}
 
 PROTOCOLS = {
     "paper": Protocol(
@@ -142,5 +156,6 @@ def named(name: str) -> Protocol:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings in which two protocol dictionaries differ, each as (of a, of b); the note changes no number."""
+    a, b = LATER | a, LATER | b
     keys = [key for key in {**a, **b} if key != "note"]
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}

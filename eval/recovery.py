@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .probe import needs_floor
+
 Entry = Mapping[str, Any]  # of ProbeResult.to_dict
 
 AVOIDED, WEAKENED = 0.5, 0.1  # recovery from which the class was only avoided, or only weakened
+NO_VERDICT = "no verdict"
 
 
 def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
@@ -48,8 +51,13 @@ def steps_to_half(curve: Sequence[Sequence[float]], *, of: float) -> float | Non
     return None
 
 
-def verdict(recovered: Mapping[str, Any]) -> str:
-    """One word for one probe: ``avoided`` (it came back), ``weakened`` or ``removed``."""
+def verdict(name: str, recovered: Mapping[str, Any]) -> str:
+    """One word for the probe of that name: ``avoided`` (the class came back), ``weakened`` or ``removed``.
+
+    An attack that teaches the class to any model has none without a retrained model beside it.
+    """
     if recovered["value"] is None:
         return "not measured"
+    if recovered["floor"] is None and needs_floor(name):
+        return NO_VERDICT
     return "avoided" if recovered["value"] > AVOIDED else "weakened" if recovered["value"] > WEAKENED else "removed"

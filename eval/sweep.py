@@ -53,7 +53,8 @@ def conditions(protocol: Protocol, schedule: NoiseSchedule, *, second: bool) -> 
     found = [Condition(name=f"as scored ({described(own)})", settings=own)]
     found += [Condition(name="second classifier", settings=own, second=True)] if second else []
     for scale in GUIDANCE_SCALES:
-        found.append(Condition(name=f"guidance {scale:g}", settings=replace(own, guidance_scale=scale)))
+        whole = {"guidance_start": 0.0, "guidance_end": 1.0} if scale == 1 else {}
+        found.append(Condition(name=f"guidance {scale:g}", settings=replace(own, guidance_scale=scale, **whole)))
     for sampler, steps in SAMPLERS:
         settings = replace(own, sampler=sampler, num_inference_steps=steps)
         found.append(Condition(name=f"{sampler}, {steps} steps", settings=settings))
@@ -68,7 +69,9 @@ def conditions(protocol: Protocol, schedule: NoiseSchedule, *, second: bool) -> 
 
 def described(settings: SamplerSettings) -> str:
     """Sampler, steps and guidance in a few words."""
-    return f"{settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}"
+    words = f"{settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}"
+    interval = (settings.guidance_start, settings.guidance_end)
+    return words if interval == (0, 1) else f"{words} from {interval[0]:g} to {interval[1]:g} of the steps"
 
 
 def unlike(one: Condition, other: Condition) -> bool:

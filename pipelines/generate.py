@@ -25,7 +25,7 @@ def generate(
     def draw(chunk: Sequence[Request]) -> Tensor:
         labels, seeds = zip(*chunk, strict=True)
         latents = sample_latents(model, torch.tensor(labels), seeds, settings)
-        return model.decode(latents, precision=settings.precision).cpu()
+        return model.decode(latents, precision=settings.decoder_precision).cpu()
 
     requests = from_first(requests)
     with bar_of(len(requests), progress, unit="image", shown=bool(progress)) as bar:

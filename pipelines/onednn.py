@@ -1,10 +1,12 @@
-"""Linear layers through oneDNN while images are drawn on a CPU.
+"""Linear layers through oneDNN while images are drawn on an AMD processor.
 
-PyTorch multiplies float32 matrices by MKL, which uses half the width of an AMD processor with AVX-512. oneDNN, which
+PyTorch multiplies float32 matrices by MKL, which uses half the width of such a processor with AVX-512. oneDNN, which
 PyTorch has for convolutions and compiled models, uses all of it: the same float32 sums in another order.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ FEWEST_TOKENS = 128  # of a batch; with fewer, laying out the weight for oneDNN 
 
 
 class OneDNNLinear(TorchFunctionMode):
-    """Within it, float32 linear layers without gradients on a CPU with AVX-512 are oneDNN's; all else is as ever."""
+    """Within it, float32 linear layers on tokens are oneDNN's where that is faster; all else is as ever."""
 
     def __torch_function__(
         self,
@@ -41,6 +43,15 @@ def is_faster(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> b
         and features.shape[0] * features.shape[1] >= FEWEST_TOKENS
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.enabled
+        and is_wider()
     )
+
+
+@cache
+def is_wider() -> bool:
+    """Whether MKL leaves half of this processor unused, and PyTorch has the product of its compiled models."""
+    facts = Path("/proc/cpuinfo")
+    is_amd = facts.exists() and "AuthenticAMD" in facts.read_text()
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+    return is_amd and wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -5,7 +5,7 @@ classifier-free guidance (arXiv 2207.12598), in a limited interval (arXiv 2404.0
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,25 +35,38 @@ class SamplerSettings:
     guided_channels: int = 4  # the original DiT guides the first 3 of 4, diffusers all
     guidance_start: float = 0.0  # share of the steps, from the noisiest on, before guidance begins
     guidance_end: float = 1.0  # and at which it ends; a step outside takes the conditional branch alone
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the network and the decoder; the sampler's own arithmetic is fp32
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic; the sampler's own is fp32
+    decoder_precision: Literal["fp32", "bf16"] = "fp32"  # of the VAE's arithmetic
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise UsageError(f"--sampler {self.sampler!r} is not one of {', '.join(SAMPLERS)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"--precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        for name in ("precision", "decoder_precision"):
+            if getattr(self, name) not in PRECISIONS:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {getattr(self, name)!r} is not one of {', '.join(PRECISIONS)}")
         if not 1 <= self.num_inference_steps <= 1000:
             raise UsageError(f"--num-inference-steps {self.num_inference_steps} must lie between 1 and 1000")
         if not self.guidance_scale >= 0:
             raise UsageError(f"--guidance-scale {self.guidance_scale} must be at least 0 (1 switches guidance off)")
+        self.check_interval()
+
+    def check_interval(self) -> None:
+        """Refuse an interval of guidance that is none, or in which no step lies."""
+        interval = f"--guidance-start {self.guidance_start:g} and --guidance-end {self.guidance_end:g}"
         if not 0 <= self.guidance_start < self.guidance_end <= 1:
-            interval = f"--guidance-start {self.guidance_start} and --guidance-end {self.guidance_end}"
             raise UsageError(f"{interval} must be shares of the steps, 0 to 1, the start below the end")
+        if (self.guidance_start, self.guidance_end) == (0, 1):
+            return
+        if self.guidance_scale == 1:
+            raise UsageError(f"{interval} have no effect with --guidance-scale 1, which switches guidance off")
+        if self.network_rows() == self.num_inference_steps:
+            raise UsageError(f"{interval} hold none of {self.num_inference_steps} steps")
 
     def guides(self, step: int) -> bool:
-        """Whether a step (from 0, the noisiest) is guided."""
-        begins, ends = (round(share * self.num_inference_steps) for share in (self.guidance_start, self.guidance_end))
-        return self.guidance_scale != 1 and begins <= step < ends
+        """Whether a step (from 0, the noisiest) is guided: its middle lies in the interval."""
+        middle = (step + 0.5) / self.num_inference_steps
+        return self.guidance_scale != 1 and self.guidance_start <= middle < self.guidance_end
 
     def network_rows(self, *, first: int = 0) -> int:
         """Network rows of an image from step ``first`` on: conditional and unconditional in each guided step."""
@@ -156,12 +169,11 @@ def denoise(
     class_labels = class_labels.to(model.device)
     extra = {"generator": generators} if settings.sampler == "ddpm" else {}
 
-    unguided = replace(settings, guidance_scale=1.0)
     for step, timestep in enumerate(scheduler.timesteps[first:last], first):
         model_input = scheduler.scale_model_input(latents, timestep)
+        predict = guided_output if settings.guides(step) else conditional_output
         with OneDNNLinear():
-            now = settings if settings.guides(step) else unguided
-            output = guided_output(model, model_input, timestep, class_labels, now)
+            output = predict(model, model_input, timestep, class_labels, settings)
         if settings.sampler != "ddpm":
             output = output.chunk(2, dim=1)[0]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
@@ -180,6 +192,14 @@ def noised_to(
     return model.noise_schedule.add_noise(latents.to(model.device), noise, timesteps)
 
 
+def conditional_output(
+    model: "DiT", latents: Tensor, timestep: Tensor, class_labels: Tensor, settings: SamplerSettings
+) -> Tensor:
+    """Network output (B, 2C, H, W) under the labels themselves."""
+    timesteps = torch.full((len(latents),), int(timestep), device=latents.device)
+    return model_output(model, latents, timesteps, class_labels, precision=settings.precision)
+
+
 def guided_output(
     model: "DiT", latents: Tensor, timestep: Tensor, class_labels: Tensor, settings: SamplerSettings
 ) -> Tensor:
@@ -187,12 +207,8 @@ def guided_output(
 
     The other channels are those of the conditional branch, as in the original DiT sampler.
     """
-    timesteps = torch.full((len(latents),), int(timestep), device=latents.device)
-    if settings.guidance_scale == 1:
-        return model_output(model, latents, timesteps, class_labels, precision=settings.precision)
     labels = torch.cat([class_labels, torch.full_like(class_labels, model.null_class)])
-    tiled = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
-    both = model_output(model, *tiled, labels, precision=settings.precision)
+    both = conditional_output(model, latents.repeat(2, 1, 1, 1), timestep, labels, settings)
     conditional, unconditional = both.chunk(2)
 
     guided = slice(0, settings.guided_channels)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -10,16 +12,17 @@ import torch
 
 from benchmarks.all import missed, share_lines, table
 from benchmarks.speed import overhead
-from benchmarks.speed.baseline import PlainLoop, plain_ddpm, plain_fisher
+from benchmarks.speed.baseline import PlainLoop, plain_ddpm, plain_fisher, plain_pixels, plain_steps
 from benchmarks.speed.fisher import distance, jaccard
 from benchmarks.speed.growth import Growth
-from benchmarks.speed.pairs import SAME, as_records, compared, held, in_processes, in_turns
+from benchmarks.speed.pairs import SAME, Turns, as_records, compared, held, in_processes, in_turns
 from benchmarks.speed.step import ours_of, update_error
 from erase.config import EngineConfig
 from erase.diffusion_task import DiffusionTask
 from erase.evidence import cached_fisher, evidence_batch
 from erase.method import method_class
 from erase.optimizers import PhaseMasks
+from pipelines.generate import generate_all
 from pipelines.sampler import SamplerSettings, sample_latents
 
 CPU = torch.device("cpu")
@@ -56,6 +59,35 @@ def test_both_sides_take_the_same_steps(tasks, monkeypatch):
     loop.run(3)
     step(3)
     assert update_error(before, plain, ours) > 1e-2
+
+
+def test_both_sides_draw_the_same_pixels_by_the_same_steps(tasks):
+    model, labels, seeds = tasks[0].workspace.model, torch.arange(8), list(range(8))
+    settings = SamplerSettings(num_inference_steps=6)
+    plain = plain_pixels(model, plain_steps(model, labels, seeds, settings=settings))
+    ours = generate_all(model, list(zip(labels.tolist(), seeds, strict=True)), settings)
+    assert (plain.int() - ours.int()).abs().max() <= 1 and plain.float().std() > 1
+
+
+def turn_of(turns, lengths, order):
+    """Work in slices of these lengths, each noted when it begins."""
+    turns.begin()
+    for number, length in enumerate(lengths, 1):
+        order.append(turns.place)
+        time.sleep(length)
+        turns.pause(number / len(lengths))
+    turns.end()
+    return turns.seconds
+
+
+def test_sides_take_turns_and_wait_on_no_clock():
+    order, shared = [], {"device": CPU, "shares": [0.0, 0.0], "changed": threading.Condition()}
+    turns = [Turns(place=place, **shared) for place in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(turn_of, each, [0.05] * count, order) for each, count in zip(turns, (2, 4), strict=True)]
+        seconds = [each.result(timeout=60) for each in futures]
+    assert order == [0, 1, 1, 0, 1, 1]  # equal shares of unequal numbers of slices
+    assert max(seconds) < 0.1  # of a processor: neither sleep nor waiting counts
 
 
 def test_both_sides_have_the_same_fisher(tasks):

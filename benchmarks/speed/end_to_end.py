@@ -1,16 +1,18 @@
 """One class erased from cached latents of the embedded model and scored: the whole way, by both sides.
 
 The plain side is scored twice, on images of the same sampling steps as the product and on those of 250 DDPM steps. All
-of it happens once: ten minutes, in which single steps even out.
+of it happens once, in ten minutes; the sides, a process each, take turns every ten steps and every batch of images.
 """
 
+import itertools
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,15 +33,17 @@ from pipelines.sampler import SamplerSettings
 
 from .baseline import PlainLoop, plain_ddpm, plain_fisher, plain_pixels, plain_steps
 from .fisher import jaccard
-from .pairs import FEWER, SAME, Row, Stopwatch, compared, held
+from .pairs import FEWER, SAME, Row, Turns, compared, held
 
 METHOD, FORGET_CLASS = "sfron", 3
 NUM_IMAGES = 1000  # of the class, and as many of the others: the embedded model's protocol
 NUM_PLAIN_STEPS = 250
 BATCH_SIZE = 250
+ERASING = 0.5  # share of the whole that is done after it, as far as turns go
 AIMS = (1.15, 4.0)
 
-Images = Callable[[DiT, list[tuple[int, int]]], Tensor]  # uint8 (N, 3, H, W) of (class label, seed)
+Requests = list[tuple[int, int]]  # (class label, seed) of each image
+Draw = Callable[..., Tensor]  # uint8 images (N, 3, H, W) of a model and its requests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,19 @@ class Found:
 
 
 def measure(device: torch.device) -> list[Row]:
-    """The product's way, the plain loop with the same images, and with images of its own: a process for each side."""
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as pool:  # fmt: skip
-        ours, plain = (pool.submit(side, Path(folder), device).result() for side in (product_side, plain_side))
+    """The product's way, the plain loop with the same sampling steps, and with steps of its own."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        context.Manager() as manager,
+        ProcessPoolExecutor(2, mp_context=context) as pool,
+    ):
+        shared = {"device": device, "shares": manager.list([0.0, 0.0]), "changed": manager.Condition()}
+        futures = [
+            pool.submit(side, Path(folder), Turns(place=place, **shared))
+            for place, side in enumerate((product_side, plain_side))
+        ]
+        ours, plain = (each.result() for each in futures)
         masks = [torch.load(each.masks) for each in (ours, plain)]
 
     # Both sides have the same mask, and models that score alike.
@@ -75,38 +87,47 @@ def measure(device: torch.device) -> list[Row]:
     ]
 
 
-def product_side(folder: Path, device: torch.device) -> Found:
+def product_side(folder: Path, turns: Turns) -> Found:
     """Erase and score as the product does."""
-    return side_of("ours", erased, [drawn], frechet_distance, folder, device)
+    return side_of(erased, {drawn: 1.0}, frechet_distance, folder, turns)
 
 
-def plain_side(folder: Path, device: torch.device) -> Found:
+def plain_side(folder: Path, turns: Turns) -> Found:
     """Erase by the plain loop; score images of the same sampling steps, then those of its own."""
-    return side_of("plain", plain_erasure, [plain_drawn, ddpm], plain_frechet, folder, device)
+    return side_of(plain_erasure, {plain_drawn: 0.6, ddpm: 1.0}, plain_frechet, folder, turns)
 
 
 def side_of(
-    name: str,
-    erase: Callable[[ErasureConfig, Path, torch.device], tuple[DiT, PhaseMasks]],
-    draws: Sequence[Images],
+    erase: Callable[[ErasureConfig, Path, Turns], tuple[DiT, PhaseMasks]],
+    draws: Mapping[Draw, float],
     distance: Callable[..., float],
     folder: Path,
-    device: torch.device,
+    turns: Turns,
 ) -> Found:
-    """Time one side on a thread of its own; what it needs is encoded, and every shape met, beforehand."""
-    torch.set_num_threads(1)
-    config, watch = configured(), Stopwatch(device)
-    run_erasure(short(config), cache_dir=folder, device=device)
-    for kept in folder.rglob("fisher-*"):
-        kept.unlink()
+    """One side on a thread of its own; what it needs is encoded, and every shape met, beforehand.
 
-    made: list[tuple[DiT, PhaseMasks]] = []
-    erasing = watch.time(lambda: made.append(erase(config, folder, device)))
-    model, masks = made[0]
-    torch.save(masks.forget, folder / f"{name}.pt")
-    scores: list[tuple[float, float]] = []
-    scoring = [watch.time(lambda images=images: scores.append(score(model, images, distance))) for images in draws]
-    return Found(erasing=erasing, scoring=scoring, forget_accuracy=scores[0][0], masks=folder / f"{name}.pt")
+    ``draws`` are its ways to draw, each with the share of the whole that is done after it.
+    """
+    torch.set_num_threads(1)
+    turns.begin()
+    own = folder / str(turns.place)
+    run_erasure(short(configured()), cache_dir=own, device=turns.device)
+    for kept in own.rglob("fisher-*"):
+        kept.unlink()
+    turns.pause(0.0)
+
+    marks, scores, share = [turns.seconds], [], ERASING
+    model, masks = erase(configured(), own, turns)
+    turns.pause(share)
+    marks.append(turns.seconds)
+    for draw, end in draws.items():
+        scores.append(score(model, partial(draw, turns=turns, span=(share, end)), distance))
+        turns.pause(share := end)
+        marks.append(turns.seconds)
+    turns.end()
+    torch.save(masks.forget, own / "mask.pt")
+    erasing, *scoring = (after - before for before, after in itertools.pairwise(marks))
+    return Found(erasing=erasing, scoring=scoring, forget_accuracy=scores[0][0], masks=own / "mask.pt")
 
 
 def configured() -> ErasureConfig:
@@ -114,9 +135,13 @@ def configured() -> ErasureConfig:
     return configure("digits", [FORGET_CLASS], method=METHOD)
 
 
-def erased(config: ErasureConfig, cache_dir: Path, device: torch.device) -> tuple[DiT, PhaseMasks]:
+def erased(config: ErasureConfig, cache_dir: Path, turns: Turns) -> tuple[DiT, PhaseMasks]:
     """The product's erasure, and its masks."""
-    found = run_erasure(config, cache_dir=cache_dir, device=device)
+
+    def tell(line: dict[str, Any]) -> None:
+        turns.pause(ERASING * line["step"] / config.engine.steps)
+
+    found = run_erasure(config, cache_dir=cache_dir, device=turns.device, log=tell)
     return found.model, found.masks
 
 
@@ -126,9 +151,9 @@ def short(config: ErasureConfig) -> ErasureConfig:
     return configure(config.model, list(config.forget_classes), method=config.method, options=options)
 
 
-def plain_erasure(config: ErasureConfig, cache_dir: Path, device: torch.device) -> tuple[DiT, PhaseMasks]:
-    """The same erasure by the plain loop, from the same cached latents, and its masks."""
-    model, method = load_original(config, device=device), method_of(config)
+def plain_erasure(config: ErasureConfig, cache_dir: Path, turns: Turns) -> tuple[DiT, PhaseMasks]:
+    """The same erasure by the plain loop, from latents that are cached as well, and its masks."""
+    model, method = load_original(config, device=turns.device), method_of(config)
     workspace = prepare(model, short(config), method, cache_dir=cache_dir, work_dir=None, progress=False)
     task = DiffusionTask(workspace=workspace, method=method, engine=config.engine)
     everything, _ = images_of(model, config, config.data, cache_dir=cache_dir, progress=False)
@@ -142,16 +167,18 @@ def plain_erasure(config: ErasureConfig, cache_dir: Path, device: torch.device) 
     loop = PlainLoop(task, config.engine, masks)
     for step in range(config.engine.steps):
         loop.run(step)
+        if step % config.engine.log_every == 0:
+            turns.pause(ERASING * step / config.engine.steps)
     return model, masks
 
 
-def score(model: DiT, images_of: Images, distance: Callable[..., float]) -> tuple[float, float]:
+def score(model: DiT, draw: Draw, distance: Callable[..., float]) -> tuple[float, float]:
     """Forget accuracy, and the distance of the other classes' features from those of the class."""
     classifier = load_classifier(model.classifier_dir, device=model.device)
     others = [label for label in range(model.num_classes) if label != FORGET_CLASS]
     requests = [(FORGET_CLASS, number) for number in range(NUM_IMAGES)]
     requests += [(others[number % len(others)], number) for number in range(NUM_IMAGES)]
-    images = images_of(model, requests)
+    images = draw(model, requests)
     logits, features = classifier.logits_and_features(images)
     gaussians = [
         Moments(features.shape[1]).update(part).gaussian() for part in (features[:NUM_IMAGES], features[NUM_IMAGES:])
@@ -159,27 +186,37 @@ def score(model: DiT, images_of: Images, distance: Callable[..., float]) -> tupl
     return float((logits[:NUM_IMAGES].argmax(1) == FORGET_CLASS).float().mean()), distance(*gaussians)
 
 
-def drawn(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
+def drawn(model: DiT, requests: Requests, *, turns: Turns, span: tuple[float, float]) -> Tensor:
     """Images by the settings of the embedded model's protocol."""
-    return torch.cat([images for images, _ in generate(model, requests, SamplerSettings(), batch_size=BATCH_SIZE)])
+    batches = generate(model, requests, SamplerSettings(), batch_size=BATCH_SIZE)
+    return gathered((images for images, _ in batches), len(requests), turns, span)
 
 
-def plain_drawn(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
+def plain_drawn(model: DiT, requests: Requests, *, turns: Turns, span: tuple[float, float]) -> Tensor:
     """Images by the same steps, one after another."""
-    return in_batches(requests, model, partial(plain_steps, settings=SamplerSettings()))
+    sample = partial(plain_steps, settings=SamplerSettings())
+    return gathered(plain_batches(model, requests, sample), len(requests), turns, span)
 
 
-def ddpm(model: DiT, requests: list[tuple[int, int]]) -> Tensor:
+def ddpm(model: DiT, requests: Requests, *, turns: Turns, span: tuple[float, float]) -> Tensor:
     """Images by the plain loop's sampler."""
-    return in_batches(requests, model, partial(plain_ddpm, num_steps=NUM_PLAIN_STEPS, guidance_scale=1.0))
+    sample = partial(plain_ddpm, num_steps=NUM_PLAIN_STEPS, guidance_scale=1.0)
+    return gathered(plain_batches(model, requests, sample), len(requests), turns, span)
 
 
-def in_batches(requests: list[tuple[int, int]], model: DiT, sample: Callable[..., Tensor]) -> Tensor:
-    """Sample and decode the plain way."""
-    found = []
+def plain_batches(model: DiT, requests: Requests, sample: Callable[..., Tensor]) -> Iterator[Tensor]:
+    """Batches of images, sampled and decoded the plain way."""
     for first in range(0, len(requests), BATCH_SIZE):
         labels, seeds = zip(*requests[first : first + BATCH_SIZE], strict=True)
-        found.append(plain_pixels(model, sample(model, torch.tensor(labels), list(seeds))))
+        yield plain_pixels(model, sample(model, torch.tensor(labels), list(seeds)))
+
+
+def gathered(batches: Iterable[Tensor], total: int, turns: Turns, span: tuple[float, float]) -> Tensor:
+    """All images, with a pause after each batch; they are the part ``span`` of the whole."""
+    found: list[Tensor] = []
+    for images in batches:
+        found.append(images)
+        turns.pause(span[0] + (span[1] - span[0]) * sum(map(len, found)) / total)
     return torch.cat(found)
 
 

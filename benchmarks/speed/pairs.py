@@ -5,6 +5,7 @@ are those that a process had of one core, so that other programs count as little
 time between two synchronisations.
 """
 
+import math
 import multiprocessing
 import statistics
 import time
@@ -22,6 +23,45 @@ from pipelines.versions import versions
 SAME, LOWER, FEWER = "same arithmetic", "bf16", "shipped defaults"
 Lane = Literal["same arithmetic", "bf16", "shipped defaults"]
 NUM_ROUNDS = 5
+
+
+@dataclass(kw_only=True)
+class Turns:
+    """One of several processes that work one at a time, always the one that is furthest behind.
+
+    What slows the machine for a while slows all of them. ``seconds`` are those of this process alone.
+    """
+
+    device: torch.device
+    place: int  # among the processes
+    shares: Any  # of the work that each has done; a list that all of them see
+    changed: Any  # a condition that all of them see
+    seconds: float = 0.0
+    started: float = 0.0
+
+    def begin(self) -> None:
+        """Wait for the first turn."""
+        self.pass_on(0.0)
+        self.started = Stopwatch(self.device).now()
+
+    def pause(self, share: float) -> None:
+        """With this share of the work done, let the others go on that have done less."""
+        self.seconds += Stopwatch(self.device).now() - self.started
+        self.pass_on(share)
+        self.started = Stopwatch(self.device).now()
+
+    def end(self) -> None:
+        """Leave the machine to the others."""
+        with self.changed:
+            self.shares[self.place] = math.inf
+            self.changed.notify_all()
+
+    def pass_on(self, share: float) -> None:
+        """Tell the others how much is done, and wait until nobody has done less."""
+        with self.changed:
+            self.shares[self.place] = share
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: min(enumerate(self.shares), key=lambda each: each[1])[0] == self.place)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,20 @@ def draw(
     *classes: str | int,
     seeds: Sequence[int] = range(8),
     guidance_scale: float = 1.0,
+    guidance_start: float = 0.0,
+    guidance_end: float = 1.0,
     num_inference_steps: int = 20,
 ) -> Image:
     """One picture with a row for each class and a column for each seed; 1 switches guidance off.
 
+    Guidance is on between two shares of the sampling steps, counted from the noisiest.
     A seed is the same noise for every class and every model. Raises ``UsageError`` for an unknown or ambiguous class.
     """
     labels = [model.classes.resolve(query) for query in classes]
     settings = SamplerSettings(
         guidance_scale=guidance_scale,
+        guidance_start=guidance_start,
+        guidance_end=guidance_end,
         guided_channels=model.guided_channels,
         num_inference_steps=num_inference_steps,
     )

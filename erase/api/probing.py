@@ -1,7 +1,6 @@
 """``erase probe``: attacks on a finished run, each outcome kept, so that nothing is attacked twice."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -10,7 +9,7 @@ from typing import Any
 
 from eval import attacker
 from eval.evaluate import read_record, write_record
-from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes, probe_module
+from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes
 from eval.protocol import Protocol
 from pipelines.delta import weights_sha256
 from pipelines.errors import UsageError
@@ -156,12 +155,10 @@ def kept_attack(name: str, model: DiT, class_label: int, budget: Budget) -> Outc
     return Outcome(result, path)
 
 
-def attack_files(name: str) -> list[Path]:
-    """The code of an attack: its own file, what every attacker can do, and the probes that it takes functions of."""
-    own = probe_module(name)
-    taken = {str(getattr(each, "__module__", "")) for each in vars(own).values()}
-    used = {own.__name__, attacker.__name__} | {each for each in taken if each.startswith(f"{own.__package__}.")}
-    return [Path(sys.modules[each].__file__) for each in sorted(used)]
+def attack_files() -> list[Path]:
+    """The code that makes outcomes: all probes, which take functions of one another, and what they measure by."""
+    folder = Path(attacker.__file__).parent
+    return [*sorted(folder.glob("probes/*.py")), *(folder / f"{name}.py" for name in ("attacker", "evaluate", "probe"))]
 
 
 def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
@@ -169,7 +166,7 @@ def attack_key(name: str, model: DiT, class_label: int, budget: Budget) -> str:
     behaviours = [model.behaviour(), budget.original.behaviour()]
     facts = [
         name,
-        [file_digest(path) for path in attack_files(name)],
+        [file_digest(path) for path in attack_files()],
         class_label,
         behaviours,
         weights_sha256(model.transformer),

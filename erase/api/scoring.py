@@ -20,6 +20,7 @@ from pipelines.ranks import on_first
 from pipelines.sampler import SamplerSettings
 
 from ..config import ErasureConfig
+from ..method import method_class
 from ..rundir import RunDir
 from .judging import Judges, real_reference, training_features
 
@@ -162,12 +163,12 @@ def control_class(record: Mapping[str, Any], budget: Budget) -> int:
 
 
 def facts_of(config: ErasureConfig) -> dict[str, str]:
-    """A few words about the run for the head of the report."""
+    """A few words about the run for the head of the report; an edit has neither steps nor optimizers."""
+    steps = {"optimizers": config.engine.optimizers, "steps": str(config.engine.steps)}
     return {
         "model": config.model,
         "method": config.method,
-        "optimizers": config.engine.optimizers,
-        "steps": str(config.engine.steps),
+        **(steps if method_class(config.method).trains else {}),
         "seed": str(config.seed),
         "data": config.data,
     }

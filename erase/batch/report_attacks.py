@@ -18,8 +18,8 @@ def attacks_view(scored: Sequence[Scored]) -> dict[str, Any]:
         return {}
     num_classes = len(attacked[0].record["class_names"])
     names = list(dict.fromkeys(name for each in attacked for name in each.record["probes"]))
-    outcomes = [recovery(rows) for each in attacked for rows in each.record["probes"].values()]
-    verdicts = {verdict(outcome) for outcome in outcomes}
+    outcomes = [(name, recovery(rows)) for each in attacked for name, rows in each.record["probes"].items()]
+    verdicts = {verdict(name, outcome) for name, outcome in outcomes}
     found = {name: each.record["probes"][name] for each in attacked for name in each.record["probes"]}
     return {
         "titles": [plain_words(name, num_classes=num_classes).title for name in names],
@@ -32,7 +32,9 @@ def attacks_view(scored: Sequence[Scored]) -> dict[str, Any]:
             for each in attacked
         ],
         "floor": floor_words(found),
-        "meanings": [(word, meanings(outcomes)[word]) for word in MEANINGS if word in verdicts],
+        "meanings": [
+            (word, meanings(outcome for _, outcome in outcomes)[word]) for word in MEANINGS if word in verdicts
+        ],
     }
 
 
@@ -44,6 +46,6 @@ def attack_cell(scored: Scored, name: str) -> dict[str, str]:
     outcome = recovery(rows)
     return {
         "recovery": number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}"),
-        "verdict": verdict(outcome),
+        "verdict": verdict(name, outcome),
         "raw": raw_words(rows),
     }

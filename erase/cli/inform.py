@@ -133,10 +133,15 @@ def show_memory(model: str, *, as_json: bool) -> None:
         print_json({"model": model, "bytes": [{**dataclasses.asdict(row), "total": row.total} for row in rows]})
         return
     cells = [
-        (row.way, *(f"{size / 1e9:.1f} GB" for size in (row.weights, row.gradients, row.moments, row.total)))
+        (row.way, *(decimal_bytes(size) for size in (row.weights, row.gradients, row.moments, row.total)))
         for row in rows
     ]
     click.echo(table(cells, (model, "weights", "gradients", "moments", "together")))
+
+
+def decimal_bytes(size: float) -> str:
+    """Bytes in the decimal units that memory of devices is sold in."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def checked() -> dict[str, Any]:

@@ -16,6 +16,7 @@ Command = Callable[..., Any]
 DEFAULT_MODEL = "facebook/DiT-XL-2-256"
 JUDGES = "erase judges"  # where a command's context keeps the judge flags
 REQUEST = "erase request"  # where it keeps method, preset, data and protocol
+SAMPLER = "erase sampler"  # where it keeps how images are drawn
 SETTINGS = "erase settings"  # where a command's context keeps the setting flags
 
 
@@ -113,6 +114,25 @@ def request_options(command: Command) -> Command:
     return collected(command, flags, remember_request)
 
 
+def sampler_options(command: Command) -> Command:
+    """The flags that say how images are drawn; ``given_sampler`` collects them."""
+    flags = {
+        "--sampler": ("dpm-solver++", "ddpm, ddim or dpm-solver++"),
+        "--num-inference-steps": (20, "sampling steps"),
+        "--guidance-scale": (1.0, "classifier-free guidance; 1 is off"),
+        "--guidance-start": (0.0, "share of the steps, from the noisiest on, before guidance"),
+        "--guidance-end": (1.0, "share of the steps at which guidance ends"),
+        "--precision": ("fp32", "fp32 or bf16 arithmetic of the network"),
+        "--decoder-precision": ("fp32", "fp32 or bf16 arithmetic of the VAE"),
+    }
+    for name, (default, text) in reversed(flags.items()):
+        command = click.option(
+            name, type=type(default), default=default, help=f"{text} [default: {show(default)}]", expose_value=False,
+            callback=remember_sampler,
+        )(command)  # fmt: skip
+    return command
+
+
 def collected(command: Command, flags: Mapping[str, str], callback: Callable[..., None]) -> Command:
     """A command with flags that a callback keeps in its context instead of its parameters."""
     for name, text in reversed(flags.items()):
@@ -131,6 +151,16 @@ def remember_request(context: click.Context, parameter: click.Parameter, value: 
     asked = context.meta.setdefault(REQUEST, {})
     if value is not None:
         asked[parameter.name] = value
+
+
+def remember_sampler(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep a flag of the sampler, defaults included."""
+    context.meta.setdefault(SAMPLER, {})[parameter.name] = value
+
+
+def given_sampler() -> dict[str, Any]:
+    """How the running command was told to draw images, by field of ``SamplerSettings``."""
+    return dict(click.get_current_context().meta[SAMPLER])
 
 
 def given_judges() -> dict[str, str | None]:

@@ -47,7 +47,7 @@ def probe(
         return
     for name, rows in record["probes"].items():
         values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())
-        click.echo(f"{name.replace('_', ' ')}: {verdict(record['recovery'][name])} ({values})")
+        click.echo(f"{name.replace('_', ' ')}: {verdict(name, record['recovery'][name])} ({values})")
     if gap:
         compared = counted(len(gap.differences), "value")
         click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {compared}")

@@ -10,7 +10,7 @@ import click
 from pipelines.files import check_output
 
 from . import print_json
-from .options import model_option
+from .options import given_sampler, model_option, sampler_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 @click.option("--vae", default="", help="VAE of an original checkpoint: folder or hub id")
 @click.option("--num-images", type=click.IntRange(1), default=8, help="images of each class [default: 8]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the first image [default: 0]")
-@click.option("--sampler", default="dpm-solver++", help="ddpm, ddim or dpm-solver++ [default: dpm-solver++]")
-@click.option("--num-inference-steps", type=int, default=20, help="sampling steps [default: 20]")
-@click.option("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is off [default: 1]")
-@click.option("--guidance-start", type=float, default=0.0, help="share of the steps before guidance [default: 0]")
-@click.option("--guidance-end", type=float, default=1.0, help="share of the steps at which guidance ends [default: 1]")
-@click.option("--precision", default="fp32", help="fp32 or bf16 arithmetic of the network [default: fp32]")
+@sampler_options
 @click.option(
     "--output",
     type=click.Path(),
@@ -42,12 +37,6 @@ def sample(
     vae: str,
     num_images: int,
     seed: int,
-    sampler: str,
-    num_inference_steps: int,
-    guidance_scale: float,
-    guidance_start: float,
-    guidance_end: float,
-    precision: str,
     output: str,
     device: str,
     as_json: bool,
@@ -60,10 +49,7 @@ def sample(
     from pipelines.sampler import SamplerSettings
 
     # Everything cheap first: settings, classes, output.
-    settings = SamplerSettings(
-        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-        guidance_start=guidance_start, guidance_end=guidance_end, precision=precision,
-    )  # fmt: skip
+    settings = SamplerSettings(**given_sampler())
     labels = list(map(load_classes(model).resolve, classes))
     check_output(Path(output), suffixes=(".png", ".npz"))
 
@@ -72,10 +58,14 @@ def sample(
     requests = [(label, seed + number) for label in labels for number in range(num_images)]
     drawn = generate(bundle, requests, settings, progress="sampling")
     write_images(drawn, Path(output), rows=len(labels), columns=num_images)
-    if as_json:
-        print_json({"output": output, "requests": requests, "settings": vars(settings)})
-    else:
-        click.echo(output)
+    told = {
+        "output": output,
+        "class_labels": labels,
+        "num_images": num_images,
+        "seed": seed,
+        "settings": vars(settings),
+    }
+    print_json(told) if as_json else click.echo(output)
 
 
 def write_images(drawn: "Iterable[tuple[Tensor, Tensor]]", path: Path, *, rows: int, columns: int) -> None:

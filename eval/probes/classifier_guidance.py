@@ -27,6 +27,7 @@ from pipelines.posterior_head import (
 )
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
+NEEDS_FLOOR = True  # a classifier that knows the class steers any model to it
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
@@ -42,7 +43,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     def share(label: int, scale: float, num_images: int, first: int) -> Any:
         steered = Steered(model, classifier, wanted=forget_class, scale=scale)
         return class_share(
-            steered, forget_class, drawn_as=label, protocol=budget.unguided, scorer=budget.scorer,
+            steered, forget_class, drawn_as=label, protocol=budget.protocol.unguided(), scorer=budget.scorer,
             num_images=num_images, batch_size=budget.batch_size, first=first,
         )  # fmt: skip
 
@@ -87,7 +88,7 @@ def cost(terms: Terms) -> Cost:
     config = terms.transformer_config
     kind = posterior_kind("auto", latent_shape_of(config))
     recipe = recipe_within(terms.amount, kind, config["num_embeds_ada_norm"])
-    drawn = drawing(terms.unguided, 2 * len(SCALES) * terms.amount.screening_images + terms.num_images)
+    drawn = drawing(terms.protocol.unguided(), 2 * len(SCALES) * terms.amount.screening_images + terms.num_images)
     steering = drawn.forward_rows * gradient_flops(kind, config, row_flops=terms.row_flops)
     trained = training_flops(kind, config, recipe, row_flops=terms.row_flops)
     return drawn + Cost(classifier_flops=steering, training_flops=trained)

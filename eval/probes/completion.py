@@ -27,7 +27,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
         for labels, seeds in seeded_batches(budget, forget_class):
             begun = sample_latents(budget.original, labels, seeds, settings, last=switch)
             finished = denoise(model, begun, labels, noise_generators(seeds), settings, first=switch)
-            yield model.decode(finished, precision=settings.precision).cpu()
+            yield model.decode(finished, precision=settings.decoder_precision).cpu()
 
     measured = images_share(drawn(), forget_class, scorer=budget.scorer)
     return outcome(measured, forget_class, detail={"steps_of_the_original": switch})

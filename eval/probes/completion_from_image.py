@@ -31,7 +31,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
             generators = noise_generators(seeds)
             begun = noised_to(model, chosen, generators, settings, first=first)
             finished = denoise(model, begun, labels, generators, settings, first=first)
-            yield model.decode(finished, precision=settings.precision).cpu()
+            yield model.decode(finished, precision=settings.decoder_precision).cpu()
 
     measured = images_share(drawn(), forget_class, scorer=budget.scorer)
     return outcome(measured, forget_class, detail={"skipped_steps": first, "images": len(images)})

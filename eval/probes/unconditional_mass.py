@@ -12,7 +12,7 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
         model,
         forget_class,
         drawn_as=model.null_class,
-        protocol=budget.unguided,
+        protocol=budget.protocol.unguided(),
         scorer=budget.scorer,
         num_images=budget.num_images,
         batch_size=budget.batch_size,
@@ -22,4 +22,4 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
 
 def cost(terms: Terms) -> Cost:
     """The images."""
-    return drawing(terms.unguided, terms.num_images)
+    return drawing(terms.protocol.unguided(), terms.num_images)

@@ -64,7 +64,8 @@ def test_what_became_of_a_class_that_was_erased_before(before, after, words):
 def test_attacks_stand_beside_their_controls(record):
     subjects = {"original": entry(250), "embedding_reset": entry(240), "erased": entry(10), "control": entry(245)}
     record["probes"] = {"embedding_restore": subjects, "label_mixing": {**subjects, "erased": entry(150)}}
-    record["recovery"] = {name: {"value": rows["erased"]["value"]} for name, rows in record["probes"].items()}
+    values = {name: rows["erased"]["value"] for name, rows in record["probes"].items()}
+    record["recovery"] = {name: {"value": value, "floor": 0.0} for name, value in values.items()}
     record["attacks"] = {"label_mixing": {"budget": {"name": "quick"}}}
     text = "\n".join(card_sections(record))
     restored = (

@@ -26,21 +26,13 @@ NUM_CLASSES, FORGET = 5, 3
 SMALL = {"screening_images": 1, "inversion_images": 3, "retained_images": 4, "classifier_steps": 1}
 SHAPES = {  # the budgets with as many starts, attacks and counted steps, or nearly, and little in each
     "quick": replace(
-        AMOUNTS["quick"],
-        **SMALL,
-        inversion_steps=(1, 2),
-        relearning_steps=(1, 2, 3),
-        relearning_within=3,
+        AMOUNTS["quick"], **SMALL, inversion_steps=(1, 2), relearning_steps=(1, 2, 3), relearning_within=3
     ),
     "full": replace(
-        AMOUNTS["full"],
-        **SMALL,
-        inversion_steps=(1, 2, 3),
-        relearning_steps=(1, 2),
-        relearning_within=1,
+        AMOUNTS["full"], **SMALL, inversion_steps=(1, 2, 3), relearning_steps=(1, 2), relearning_within=1,
         relearnings=(Relearning(num_images=2), Relearning(num_others=3), Relearning(rank=2)),
     ),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +158,7 @@ def test_fewer_classes_leave_fewer_mixes():
 
 
 def test_an_unknown_probe_has_no_cost():
-    with pytest.raises(UsageError, match=r"--probe 'magic' is not one of"):
+    with pytest.raises(UsageError, match=r"probe 'magic' is not one of"):
         probe_cost("magic", None)
 
 

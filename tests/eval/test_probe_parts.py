@@ -7,7 +7,7 @@ import pytest
 from eval.probe import probe_names
 from eval.probe_parts import attacks_view, floor_words, gap_view, half_words, headline
 from eval.probe_words import PLAIN, caveats, plain_words
-from eval.recovery import recovery
+from eval.recovery import NO_VERDICT, recovery
 
 
 def entry(value, spread=0.02, **detail):
@@ -22,9 +22,10 @@ def rows(erased, retrained=None):
     return found | ({} if retrained is None else {"retrained": entry(retrained)})
 
 
-def summed_up(found):
-    """The sentence about some attacks."""
-    return headline(found, {name: recovery(each) for name, each in found.items()})
+def summed_up(found, *, untold=()):
+    """The sentence about some attacks, those ``untold`` without a verdict."""
+    verdicts = {name: NO_VERDICT if name in untold else "removed" for name in found}
+    return headline(found, {name: recovery(each) for name, each in found.items()}, verdicts)
 
 
 def test_the_headline_counts_attacks_against_the_floor():
@@ -42,6 +43,9 @@ def test_the_headline_counts_attacks_against_the_floor():
     assert summed_up({"a": rows(0.0), "b": rows(0.1)}) == (
         "None of 2 attacks brought the class back in more than 10.0 % of images."
     )
+    told = summed_up({"a": rows(0.05), "b": rows(0.9)}, untold="b")
+    assert told == "The one attack made so far brought the class back in 5.0 % of images."
+    assert summed_up({"b": rows(0.9)}, untold="b").startswith("None of the attacks made so far tells anything")
     assert summed_up({"a": rows(0.05)}) == "The one attack made so far brought the class back in 5.0 % of images."
 
 
@@ -74,7 +78,8 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
     assert restore["recovery"] == "\N{MINUS SIGN}2.1 %"
     assert restore["raw"] == ["0.0 % (0.0 to 2.0 %)", "2.0 % (0.0 to 4.0 %)"]
     assert all(row["picture"] for row in restore["subjects"])
-    assert [row["half"] for row in relearning["subjects"]] == ["", *["half of the original after 17 steps"] * 3, ""]
+    half = "half of the original after about 17 steps"
+    assert [row["half"] for row in relearning["subjects"]] == ["", half, half, half, ""]
     assert view["left"] == len(probe_names()) - 4
 
     # Numbers stay where the pictures are gone, and the first of several erased classes is named.
@@ -86,7 +91,7 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
 @pytest.mark.parametrize(
     ("curve", "words"),
     [
-        ([(5, 0.25), (10, 0.75)], "half of the original after 8 steps"),
+        ([(5, 0.25), (10, 0.75)], "half of the original after about 8 steps"),
         ([(5, 0.1), (20, 0.4)], "not half in 20 steps"),
         ([], ""),
     ],

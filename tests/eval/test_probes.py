@@ -240,7 +240,7 @@ def test_relearning_is_reported_at_its_best_step(budget, erased, monkeypatch):
     )
     amount = replace(SHORT, relearning_steps=(1, 2, 3, 4), relearning_within=3)
     value, detail = values("relearning", erased, replace(budget, amount=amount))
-    assert value == 0.9 and detail["curve"] == [[1, 0.2], [2, 0.9], [3, 0.4], [4, 1.0]]
+    assert value == 0.9 and detail["step"] == 2 and detail["curve"] == [[1, 0.2], [2, 0.9], [3, 0.4], [4, 1.0]]
 
 
 def test_a_low_rank_attack_trains_factors_alone_and_begins_at_the_model():

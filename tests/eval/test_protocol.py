@@ -48,6 +48,8 @@ def test_an_interval_of_guidance_is_part_of_the_protocol_where_there_is_one():
     assert limited.to_dict()["guidance_start"] == 0.2 and limited.to_dict()["guidance_end"] == 0.8
     assert [Protocol(**each.to_dict()) for each in (small, limited)] == [small, limited]
     assert limited.sampler_settings().network_rows() == 20 + 12
+    assert limited.unguided().sampler_settings().network_rows() == 20
+    assert differences(small.to_dict(), limited.to_dict())["guidance_end"] == (1.0, 0.8)
 
 
 def test_differences_name_what_differs_and_ignore_the_note():

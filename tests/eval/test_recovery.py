@@ -40,8 +40,14 @@ def test_curves_come_from_the_details():
 
 
 def test_verdicts():
-    words = [verdict({"value": value}) for value in (0.9, 0.3, 0.05, -0.4, None)]
+    words = [verdict("relearning", {"value": value, "floor": 0.1}) for value in (0.9, 0.3, 0.05, -0.4, None)]
     assert words == ["avoided", "weakened", "removed", "removed", "not measured"]
+
+
+def test_an_attack_that_teaches_any_model_has_no_verdict_without_a_floor():
+    bare = {"value": 0.9, "floor": None}
+    assert verdict("relearning", bare) == verdict("classifier_guidance", bare) == "no verdict"
+    assert verdict("embedding_inversion", bare) == verdict("relearning_retained", bare) == "avoided"
 
 
 RECORD = {

@@ -44,8 +44,8 @@ def test_images_are_the_decoded_latents(tiny: DiT) -> None:
     assert torch.equal(generate_all(tiny, REQUESTS, settings), expected)
 
 
-def test_bf16_is_the_decoder_s_precision_too(tiny: DiT) -> None:
-    settings = SamplerSettings(num_inference_steps=4, precision="bf16")
+def test_the_decoder_has_a_precision_of_its_own(tiny: DiT) -> None:
+    settings = SamplerSettings(num_inference_steps=4, decoder_precision="bf16")
     labels, seeds = zip(*REQUESTS, strict=True)
     latents = sample_latents(tiny, torch.tensor(labels), seeds, settings)
     found, exact = generate_all(tiny, REQUESTS, settings), tiny.decode(latents)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipelines.errors import UsageError
 from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings, denoise, guided_output, noise_generators, sample_latents
 
@@ -36,7 +37,7 @@ def test_guidance_by_channel(tiny: DiT, guided_channels: int) -> None:
         ({"guidance_scale": 0.0}, [2, 2, 2, 2, 2]),
         ({"guidance_scale": 1.5, "guidance_start": 0.2, "guidance_end": 0.6}, [1, 2, 2, 1, 1]),
         ({"guidance_scale": 1.5, "guidance_start": 0.8}, [1, 1, 1, 1, 2]),
-        ({"guidance_scale": 1.0, "guidance_start": 0.2, "guidance_end": 0.6}, [1, 1, 1, 1, 1]),
+        ({"guidance_scale": 1.5, "guidance_start": 0.49, "guidance_end": 0.51}, [1, 1, 2, 1, 1]),
     ],
 )
 def test_network_rows(fresh: DiT, changes: dict, rows: list[int]) -> None:
@@ -66,3 +67,17 @@ def test_guidance_zero_is_the_null_class(tiny: DiT) -> None:
     settings = SamplerSettings(sampler="ddim", num_inference_steps=4, guidance_scale=0.0)
     found = sample_latents(tiny, torch.tensor(LABELS[:3]), SEEDS[:3], settings)
     assert (found - null).abs().max() < 1e-5 * null.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"guidance_start": 0.6, "guidance_end": 0.6}, "--guidance-start 0.6 and --guidance-end 0.6 must be shares"),
+        ({"guidance_end": 1.1}, "--guidance-start 0 and --guidance-end 1.1 must be shares"),
+        ({"guidance_end": 0.5, "guidance_scale": 1.0}, "have no effect with --guidance-scale 1"),
+        ({"guidance_start": 0.5, "guidance_end": 0.51}, "--guidance-start 0.5 and --guidance-end 0.51 hold none of 20"),
+    ],
+)
+def test_an_interval_that_guides_nothing_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SamplerSettings(**{"guidance_scale": 4.0, **values})

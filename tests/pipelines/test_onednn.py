@@ -6,11 +6,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipelines import onednn
 from pipelines.model import DiT
-from pipelines.onednn import FEWEST_TOKENS, OneDNNLinear
+from pipelines.onednn import FEWEST_TOKENS, OneDNNLinear, is_wider
 from pipelines.sampler import SamplerSettings, sample_latents
 
-wide = pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs a CPU with AVX-512")
+wide = pytest.mark.skipif(not is_wider(), reason="needs an AMD processor with AVX-512")
 
 
 class Seen(TorchDispatchMode):
@@ -54,7 +55,18 @@ def test_only_tokens_of_a_batch_without_gradients_in_float32() -> None:
         assert products(tokens.double(), weight.double())[0] == 0
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert products(tokens, weight)[0] == 0
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert products(tokens, weight)[0] == 0
     assert products(tokens, weight.requires_grad_())[0] == 0
+
+
+def test_another_processor_multiplies_as_ever(monkeypatch) -> None:
+    torch.manual_seed(0)
+    tokens, weight = torch.randn(FEWEST_TOKENS // 16, 16, 8), torch.randn(8, 8)
+    monkeypatch.setattr(onednn, "is_wider", lambda: False)
+    with torch.no_grad():
+        count, found = products(tokens, weight)
+        assert count == 0 and torch.equal(found, functional.linear(tokens, weight))
 
 
 @wide

@@ -222,8 +222,6 @@ def test_timesteps_begin_at_the_noisiest(sampler: str, steps: int, ends: tuple[i
         ({"num_inference_steps": 1001}, "--num-inference-steps 1001"),
         ({"guidance_scale": -0.5}, "--guidance-scale -0.5"),
         ({"guidance_scale": math.nan}, "--guidance-scale nan"),
-        ({"guidance_start": 0.6, "guidance_end": 0.6}, "--guidance-start 0.6 and --guidance-end 0.6 must be shares"),
-        ({"guidance_end": 1.1}, "--guidance-start 0.0 and --guidance-end 1.1"),
     ],
 )
 def test_settings_are_checked(values: dict, message: str) -> None:

@@ -90,7 +90,7 @@ def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_pa
     monkeypatch.setattr(probing, "load_original", None)
     with pytest.raises(UsageError, match="--budget 'vast' is not one of quick, full"):
         probe(scored.run_dir, budget="vast")
-    with pytest.raises(UsageError, match="--probe 'magic' is not one of"):
+    with pytest.raises(UsageError, match="probe 'magic' is not one of"):
         probe(scored.run_dir, probes=["magic"])
     with pytest.raises(MissingError, match="nowhere does not exist"):
         probe(scored.run_dir, data="nowhere")
