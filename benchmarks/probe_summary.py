@@ -14,6 +14,26 @@ from pipelines.text import markdown_table
 
 Line = Mapping[str, Any]
 SHARES = ("forget_accuracy", "retain_accuracy")  # the scores that a gap is over, beside every probe
+ATTACKS = {  # what an attacker does, in the order of a reader's table
+    "forget_accuracy": "none: asked for by its label",
+    "embedding_restore": "old label row put back",
+    "embedding_inversion": "new label row learned",
+    "label_mixing": "label rows mixed",
+    "unconditional_mass": "drawn without a label",
+    "completion": "begun by the original",
+    "completion_from_image": "begun from a real image",
+    "classifier_guidance": "steered by a classifier",
+    "relearning_retained": "fine-tuned on other classes",
+    "relearning": "fine-tuned on ten images",
+}
+TELLING = {  # the columns of the table of methods
+    "forget_accuracy": "by its label",
+    "embedding_inversion": "row learned",
+    "label_mixing": "rows mixed",
+    "classifier_guidance": "steered",
+    "relearning": "fine-tuned",
+    "retain_accuracy": "retain accuracy",
+}
 ALONE = "no optimizer"  # the series of methods that take no steps of the engine
 
 
@@ -91,25 +111,58 @@ def described(title: str, side: str, lines: Sequence[Line], probes: Sequence[str
 
 
 def class_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
-    """One row for each class: the scores, and each attack as erased / retrained."""
-    names = sorted({name for line in lines.values() for name in line["probes"]})
-    header = ["class", "forget accuracy", "retain drop", "Frechet ratio", *(name.replace("_", " ") for name in names)]
-    rows = []
-    for subject, line in lines.items():
-        before, after = line["scores"]["original"], line["scores"]["erased"]
-        cells = [str(subject.forget_class), f"{after['forget_accuracy']:.3f}",
-                 f"{before['retain_accuracy'] - after['retain_accuracy']:.3f}",
-                 f"{after['frechet'] / before['frechet']:.2f}"]  # fmt: skip
-        for name in names:
-            found = line["probes"][name]
-            floor = f" / {found['retrained']['value']:.2f}" if "retrained" in found else ""
-            cells.append(f"{found['erased']['value']:.2f}{floor}")
-        rows.append(cells)
+    """The models of one method, a column for each class and model: scores and attacks, shares in percent."""
+    shown = {(subject.forget_class, who): line for subject, line in lines.items() for who in models_of(line)}
+    header = ["attack", *(f"{label}: {who}" for label, who in shown)]
+    rows = [
+        [title, *(percent(values_of(line, who)[name]) for (_, who), line in shown.items())]
+        for name, title in ATTACKS.items()
+    ]
+    rows.append(["steps of it until half is back", *(steps_to_half(line, who) for (_, who), line in shown.items())])
+    scores = [(line["scores"][who], who) for (_, who), line in shown.items()]
+    rows.append(["retain accuracy", *(percent(each["retain_accuracy"]) for each, _ in scores)])
+    rows.append(["Frechet", *(f"{each['frechet']:.2f}" for each, _ in scores)])
     return header, rows
 
 
+def models_of(line: Line) -> list[str]:
+    """The models that a line has scores of, the erased one last."""
+    return [who for who in ("original", "retrained", "erased") if who in line["scores"]]
+
+
+def steps_to_half(line: Line, who: str) -> str:
+    """Steps of relearning until half of the original's share was back; a dash where it never was."""
+    if who == "original":
+        return ""
+    name = "steps_to_half" if who == "erased" else f"{who}_steps_to_half"
+    found = line["recovery"]["relearning"].get(name)
+    return "-" if found is None else f"{found:.1f}"
+
+
+def percent(share: float) -> str:
+    """A share as the tables say it."""
+    return f"{100 * share:.1f}"
+
+
+def readers_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
+    """The table of methods with the attacks that tell most, shares in percent, the smallest gap first."""
+    header, rows = method_rows(lines)
+    places = [header.index(name.replace("_", " ")) for name in TELLING]
+    found = []
+    for row in rows:
+        if row[2].startswith("diverged"):
+            found.append([*row[:3], *[""] * (len(TELLING) + 1)])
+            continue
+        shares = (percent(float(row[place])) for place in places)
+        found.append([row[0], row[1].replace(ALONE, ""), *shares, row[header.index("frechet")], row[-1]])
+    whole = [row for row in found[2:] if row[-1]]
+    whole.sort(key=lambda row: float(row[-1]))
+    broken = [row for row in found[2:] if not row[-1]]
+    return ["method", "optimizers", *TELLING.values(), "Frechet", "gap"], [*found[:2], *whole, *broken]
+
+
 def write_summary(name: str, lines: Mapping[Any, Line]) -> str:
-    """Write ``NAME.json``, for several methods also the chart; returns the table in Markdown."""
+    """Write ``NAME.json``, for several methods also the chart; returns the tables for readers in Markdown."""
     several = len({subject.method for subject in lines}) > 1
     header, rows = method_rows(lines) if several else class_rows(lines)
     summary = {"header": header, "rows": rows, "environment": environment()}
@@ -118,4 +171,14 @@ def write_summary(name: str, lines: Mapping[Any, Line]) -> str:
         summary["gap_to_retrain"] = found
         write_text(bar_chart("Gap to retrain on digits", found, in_words=in_words), RESULTS / f"{name}.svg")
     write_text(json.dumps(summary, indent=2) + "\n", RESULTS / f"{name}.json")
-    return markdown_table(header, rows, text_columns=2 if several else 1)
+    return tables(lines)
+
+
+def tables(lines: Mapping[Any, Line]) -> str:
+    """The default by class and, where there are several methods, all of them."""
+    chosen = sorted((subject for subject in lines if subject.is_default), key=lambda subject: subject.forget_class)
+    default = {subject: lines[subject] for subject in chosen}
+    texts = [markdown_table(*class_rows(default), text_columns=1)]
+    if len(default) < len(lines):
+        texts.append(markdown_table(*readers_rows(lines), text_columns=2))
+    return "\n".join(texts)

@@ -20,9 +20,11 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.erasures import RESULTS, drop_cut_line, kept_lines
+from erase.config import config_hash
 from erase.configure import DEFAULT_METHOD, configure
 from erase.method import method_class, method_names
 from erase.rundir import cache_dir
+from eval.probe import AMOUNTS
 
 MODEL = "digits"
 CLASSES = (3, 8, 1)
@@ -48,6 +50,11 @@ class Subject:
         return " ".join(filter(None, (self.method, self.optimizers)))
 
     @property
+    def is_default(self) -> bool:
+        """Whether ``erase run`` does this when it is told nothing."""
+        return (self.method, self.optimizers) == (DEFAULT_METHOD, SIDES[0])
+
+    @property
     def options(self) -> dict[str, Any]:
         """The settings that are not the method's defaults."""
         return {"optimizers": self.optimizers} if self.optimizers else {}
@@ -59,8 +66,8 @@ class Subject:
 
     @property
     def key(self) -> str:
-        """Identifies the subject under today's defaults."""
-        return json.dumps([asdict(self), self.config_hash])
+        """Identifies the subject under today's defaults and today's budget."""
+        return json.dumps([asdict(self), self.config_hash, config_hash(asdict(AMOUNTS[self.budget]))])
 
 
 def subjects(*, default: bool) -> list[Subject]:
@@ -77,7 +84,7 @@ def subjects(*, default: bool) -> list[Subject]:
         for method in methods
         for side in (SIDES if method_class(method).trains else ("",))
     ]
-    return sorted(found, key=lambda subject: (subject.method, subject.optimizers) != (DEFAULT_METHOD, SIDES[0]))
+    return sorted(found, key=lambda subject: not subject.is_default)
 
 
 def floor_path(work: Path, forget_class: int) -> Path:

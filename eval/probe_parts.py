@@ -170,6 +170,7 @@ def card(
         "floor": outcome["floor"],
         "budget": budget,
         "strongest": rows["erased"]["detail"].get("strongest", ""),
+        "step": rows["erased"]["detail"].get("step"),
         "subjects": subjects,
     }
 
