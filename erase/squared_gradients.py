@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
+from pipelines.onednn import FEWEST_TOKENS, OneDNNLinear, can_multiply, product
 from pipelines.ranks import part_of, sum_over_ranks
 
 from .saliency import Fisher
@@ -76,7 +77,8 @@ class SquaredGradients:
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
-            yield
+            with OneDNNLinear():
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -116,6 +118,10 @@ def add_squared_products(total: Tensor, gradient: Tensor, inputs: Tensor) -> Non
     """Add sum_b (d_b^T a_b)^2 to ``total`` (out, in) for d (B, T, out) and a (B, T, in)."""
     if inputs.shape[1] == 1:
         total.addmm_(gradient[:, 0].float().square().T, inputs[:, 0].float().square())
+        return
+    if inputs.shape[1] >= FEWEST_TOKENS and can_multiply(gradient, inputs):
+        for single in map(product, gradient.mT, inputs.mT):
+            total.addcmul_(single, single)
         return
     at_once = max(1, GRADIENTS_AT_ONCE.get(total.device.type, GRADIENTS_ON_A_GPU) // total.numel())
     for some_gradients, some_inputs in zip(gradient.split(at_once), inputs.split(at_once), strict=True):

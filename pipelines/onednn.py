@@ -1,4 +1,4 @@
-"""Linear layers through oneDNN while images are drawn on an AMD processor.
+"""Linear layers of frozen weights through oneDNN on an AMD processor: where images are drawn and Fisher diagonals made.
 
 PyTorch multiplies float32 matrices by MKL, which uses half the width of such a processor with AVX-512. oneDNN, which
 PyTorch has for convolutions and compiled models, uses all of it: the same float32 sums in another order.
@@ -30,18 +30,47 @@ class OneDNNLinear(TorchFunctionMode):
         """``func`` itself, or the product that stands in for it."""
         if func is functional.linear and not kwargs and is_faster(*args):
             features, weight, bias = (*args, None)[:3]
-            return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
+            return FrozenLinear.apply(features, weight, bias)
         return func(*args, **(kwargs or {}))
+
+
+class FrozenLinear(torch.autograd.Function):
+    """A linear layer whose input alone has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Features (..., in) to (..., out)."""
+        ctx.save_for_backward(weight)
+        return product(features, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient (..., out) to (..., in)."""
+        (weight,) = ctx.saved_tensors
+        return product(gradient, weight.T), None, None
+
+
+def product(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Features (..., in) times a weight (out, in), by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
 
 
 def is_faster(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN computes a linear layer on tokens (B, T, in) sooner than PyTorch's own product."""
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     return (
-        features.device.type == "cpu"
-        and features.dtype == weight.dtype == torch.float32
-        and features.ndim == 3  # tokens; conditioning (B, C) has a row for each image only
+        features.ndim == 3  # tokens; conditioning (B, C) has a row for each image only
         and features.shape[0] * features.shape[1] >= FEWEST_TOKENS
-        and not torch.is_grad_enabled()
+        and not (trained and torch.is_grad_enabled())
+        and can_multiply(features, weight)
+    )
+
+
+def can_multiply(left: Tensor, right: Tensor) -> bool:
+    """Whether ``product`` is there, and faster, for float32 matrices like these."""
+    return (
+        left.device.type == "cpu"
+        and left.dtype == right.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
         and is_wider()

@@ -60,6 +60,20 @@ def test_only_tokens_of_a_batch_without_gradients_in_float32() -> None:
     assert products(tokens, weight.requires_grad_())[0] == 0
 
 
+@wide
+def test_frozen_weights_pass_gradients_to_their_input() -> None:
+    """As the layer itself does, weights untouched."""
+    torch.manual_seed(0)
+    tokens, weight, bias = torch.randn(FEWEST_TOKENS // 16, 16, 8), torch.randn(24, 8), torch.randn(24)
+    tokens.requires_grad_()
+    upstream = torch.randn(FEWEST_TOKENS // 16, 16, 24)
+    count, output = products(tokens, weight, bias)
+    (found,) = torch.autograd.grad(output, tokens, upstream)
+    (expected,) = torch.autograd.grad(functional.linear(tokens, weight, bias), tokens, upstream)
+    assert count == 1 and output.requires_grad
+    torch.testing.assert_close(found, expected)
+
+
 def test_another_processor_multiplies_as_ever(monkeypatch) -> None:
     torch.manual_seed(0)
     tokens, weight = torch.randn(FEWEST_TOKENS // 16, 16, 8), torch.randn(8, 8)
