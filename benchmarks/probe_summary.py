@@ -1,6 +1,7 @@
 """What ``benchmarks.probe_table`` found: tables for readers, a chart of the gap to retrain, one JSON for programs."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,31 +84,45 @@ def gaps(lines: Mapping[Any, Line]) -> dict[str, dict[str, float | None]]:
     }
 
 
-def method_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
-    """Means over the classes: a row for the original, the retrained model, and each method under each optimizers."""
+def averaged(lines: Mapping[Any, Line]) -> list[tuple[str, str, dict[str, float] | str]]:
+    """Title, optimizers and means over the classes: the original, the retrained model, each method on both sides.
+
+    A method that diverged has words in the place of its means.
+    """
     whole = [line for line in lines.values() if "diverged" not in line]
-    names = sorted({name for line in whole for name in line["probes"]})
-    header = ["method", "optimizers", *(name.replace("_", " ") for name in (*SHARES, "frechet", *names)), "gap"]
-    rows = [described(who, "", whole, names, who=who) for who in ("original", "retrained")]
+    rows: list[tuple[str, str, dict[str, float] | str]] = [
+        (who, "", averages(whole, who)) for who in ("original", "retrained")
+    ]
     for method, sides in by_method(lines).items():
         for side, each in sides.items():
-            if any("diverged" in line for line in each):
-                rows.append(
-                    [f"`{method}`", side, f"diverged on {sum('diverged' in line for line in each)} of {len(each)}"]
-                )
-                continue
-            rows.append(described(f"`{method}`", side, each, names, who="erased"))
-    return header, [[*row, *[""] * (len(header) - len(row))] for row in rows]
+            diverged = sum("diverged" in line for line in each)
+            found = f"diverged on {diverged} of {len(each)}" if diverged else averages(each, "erased")
+            rows.append((f"`{method}`", side, found))
+    return rows
 
 
-def described(title: str, side: str, lines: Sequence[Line], probes: Sequence[str], *, who: str) -> list[str]:
-    """One row of means."""
+def averages(lines: Sequence[Line], who: str) -> dict[str, float]:
+    """Means of scores, attacks and the gap of one model of each line, by name."""
     values = [values_of(line, who) for line in lines]
-    shares = [statistics.fmean(each[name] for each in values) for name in (*SHARES, *probes)]
+    found = {name: statistics.fmean(each[name] for each in values) for name in values[0]}
     frechet = statistics.fmean(line["scores"][who]["frechet"] for line in lines)
-    found = mean([gap(line, who) for line in lines])
-    cells = [f"{value:.3f}" for value in shares]
-    return [title, side, *cells[:2], f"{frechet:.2f}", *cells[2:], f"{found:.3f}"]
+    return {**found, "frechet": frechet, "gap": statistics.fmean(gap(line, who) for line in lines)}
+
+
+def method_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
+    """All means, a row for each model."""
+    probes = sorted({name for line in lines.values() for name in line.get("probes", ())})
+    names = [*SHARES, "frechet", *probes, "gap"]
+    rows = [
+        [title, side, *([found, *[""] * (len(names) - 1)] if isinstance(found, str) else written(found, names))]
+        for title, side, found in averaged(lines)
+    ]
+    return ["method", "optimizers", *(name.replace("_", " ") for name in names)], rows
+
+
+def written(found: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """Means as a program reads them."""
+    return [f"{found[name]:.2f}" if name == "frechet" else f"{found[name]:.3f}" for name in names]
 
 
 def class_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
@@ -119,9 +134,9 @@ def class_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
         for name, title in ATTACKS.items()
     ]
     rows.append(["steps of it until half is back", *(steps_to_half(line, who) for (_, who), line in shown.items())])
-    scores = [(line["scores"][who], who) for (_, who), line in shown.items()]
-    rows.append(["retain accuracy", *(percent(each["retain_accuracy"]) for each, _ in scores)])
-    rows.append(["Frechet", *(f"{each['frechet']:.2f}" for each, _ in scores)])
+    scores = [line["scores"][who] for (_, who), line in shown.items()]
+    rows.append(["retain accuracy", *(percent(each["retain_accuracy"]) for each in scores)])
+    rows.append(["Frechet", *(f"{each['frechet']:.2f}" for each in scores)])
     return header, rows
 
 
@@ -146,19 +161,16 @@ def percent(share: float) -> str:
 
 def readers_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]:
     """The table of methods with the attacks that tell most, shares in percent, the smallest gap first."""
-    header, rows = method_rows(lines)
-    places = [header.index(name.replace("_", " ")) for name in TELLING]
-    found = []
-    for row in rows:
-        if row[2].startswith("diverged"):
-            found.append([*row[:3], *[""] * (len(TELLING) + 1)])
+    first, second, *methods = averaged(lines)
+    methods.sort(key=lambda row: math.inf if isinstance(row[2], str) else row[2]["gap"])
+    rows = []
+    for title, side, found in (first, second, *methods):
+        if isinstance(found, str):
+            rows.append([title, side, found, *[""] * (len(TELLING) + 1)])
             continue
-        shares = (percent(float(row[place])) for place in places)
-        found.append([row[0], row[1].replace(ALONE, ""), *shares, row[header.index("frechet")], row[-1]])
-    whole = [row for row in found[2:] if row[-1]]
-    whole.sort(key=lambda row: float(row[-1]))
-    broken = [row for row in found[2:] if not row[-1]]
-    return ["method", "optimizers", *TELLING.values(), "Frechet", "gap"], [*found[:2], *whole, *broken]
+        shares = (percent(found[name]) for name in TELLING)
+        rows.append([title, side.replace(ALONE, ""), *shares, *written(found, ("frechet", "gap"))])
+    return ["method", "optimizers", *TELLING.values(), "Frechet", "gap"], rows
 
 
 def write_summary(name: str, lines: Mapping[Any, Line]) -> str:

@@ -53,8 +53,8 @@ def conditions(protocol: Protocol, schedule: NoiseSchedule, *, second: bool) -> 
     found = [Condition(name=f"as scored ({described(own)})", settings=own)]
     found += [Condition(name="second classifier", settings=own, second=True)] if second else []
     for scale in GUIDANCE_SCALES:
-        whole = {"guidance_start": 0.0, "guidance_end": 1.0} if scale == 1 else {}
-        found.append(Condition(name=f"guidance {scale:g}", settings=replace(own, guidance_scale=scale, **whole)))
+        settings = protocol.unguided().sampler_settings() if scale == 1 else replace(own, guidance_scale=scale)
+        found.append(Condition(name=f"guidance {scale:g}", settings=settings))
     for sampler, steps in SAMPLERS:
         settings = replace(own, sampler=sampler, num_inference_steps=steps)
         found.append(Condition(name=f"{sampler}, {steps} steps", settings=settings))

@@ -43,18 +43,22 @@ def random_task(
     """The model with random latents of every class, to be erased by plain ascent unless a method is given."""
     draws = torch.Generator().manual_seed(1)
     forget_classes = tuple(range(FORGET_CLASS, FORGET_CLASS + num_forget))
-
-    def latents(labels: torch.Tensor) -> Latents:
-        mean = torch.randn(len(labels), 1, *model.latent_shape, generator=draws)
-        return Latents.in_memory(mean=mean, std=torch.full_like(mean, 0.1), class_labels=labels)
-
+    forget, retain = (
+        random_latents(model, labels, draws)
+        for labels in (torch.tensor(forget_classes).repeat(256), torch.arange(FORGET_CLASS))
+    )
     workspace = Workspace(
-        model=model, forget_classes=forget_classes, forget=latents(torch.tensor(forget_classes).repeat(256)),
-        retain=latents(torch.arange(FORGET_CLASS)), seed=0, precision=precision,
-    )  # fmt: skip
+        model=model, forget_classes=forget_classes, forget=forget, retain=retain, seed=0, precision=precision
+    )
     return DiffusionTask(
         workspace=workspace, method=method or method_class("gradient_ascent")(), engine=engine(batch_size)
     )
+
+
+def random_latents(model: DiT, labels: torch.Tensor, draws: torch.Generator) -> Latents:
+    """Latents that mean nothing, one for each label (N,)."""
+    mean = torch.randn(len(labels), 1, *model.latent_shape, generator=draws)
+    return Latents.in_memory(mean=mean, std=torch.full_like(mean, 0.1), class_labels=labels)
 
 
 def engine(batch_size: int, *, steps: int = 1000) -> EngineConfig:

@@ -13,7 +13,6 @@ import timm
 import torch
 from diffusers import AutoencoderKL
 
-from benchmarks.speed.features import random_extractors
 from erase.api.plan import forward_flops
 from erase.config import ErasureConfig
 from erase.configure import DEFAULT_METHOD, configure, method_of
@@ -26,11 +25,11 @@ from eval.features import InceptionScorer
 from eval.moments import Moments
 from pipelines.classifier import Classifier
 from pipelines.generate import generate
-from pipelines.latents import Latents
 from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings
 
-from .models import FORGET_CLASS, LATENT_SIZE, NUM_CLASSES, SIZE_OF, random_dit
+from .features import random_extractors
+from .models import FORGET_CLASS, LATENT_SIZE, NUM_CLASSES, SIZE_OF, random_dit, random_latents
 from .pairs import Stopwatch, in_turns
 from .step import counted, ours_of, task_of
 
@@ -158,10 +157,7 @@ def configured(method: str, **options: Any) -> ErasureConfig:
 
 def workspace_of(model: DiT, config: ErasureConfig, *, per_class: int = 4) -> Workspace:
     """Random latents of every class."""
-    draws = torch.Generator().manual_seed(1)
-    labels = torch.arange(NUM_CLASSES).repeat(per_class)
-    mean = torch.randn(len(labels), 1, *model.latent_shape, generator=draws)
-    latents = Latents.in_memory(mean=mean, std=torch.full_like(mean, 0.1), class_labels=labels)
+    latents = random_latents(model, torch.arange(NUM_CLASSES).repeat(per_class), torch.Generator().manual_seed(1))
     retained = [label for label in range(NUM_CLASSES) if label != FORGET_CLASS]
     return Workspace(
         model=model, forget_classes=config.forget_classes, forget=latents.of_classes([FORGET_CLASS]),

@@ -20,6 +20,7 @@ def attacks_view(scored: Sequence[Scored]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for each in attacked for name in each.record["probes"]))
     outcomes = [(name, recovery(rows)) for each in attacked for name, rows in each.record["probes"].items()]
     verdicts = {verdict(name, outcome) for name, outcome in outcomes}
+    said = meanings(outcome for _, outcome in outcomes)
     found = {name: each.record["probes"][name] for each in attacked for name in each.record["probes"]}
     return {
         "titles": [plain_words(name, num_classes=num_classes).title for name in names],
@@ -32,9 +33,7 @@ def attacks_view(scored: Sequence[Scored]) -> dict[str, Any]:
             for each in attacked
         ],
         "floor": floor_words(found),
-        "meanings": [
-            (word, meanings(outcome for _, outcome in outcomes)[word]) for word in MEANINGS if word in verdicts
-        ],
+        "meanings": [(word, said[word]) for word in MEANINGS if word in verdicts],
     }
 
 

@@ -99,7 +99,7 @@ def judge_options(command: Command) -> Command:
         "--classifier": "weights file of the protocol's classifier [default: timm's]",
         "--inception": "Inception weights [default: $ERASE_INCEPTION, else the cache]",
     }
-    return collected(command, flags, remember_judge)
+    return collected(command, flags, remember_in(JUDGES))
 
 
 def request_options(command: Command) -> Command:
@@ -128,7 +128,7 @@ def sampler_options(command: Command) -> Command:
     for name, (default, text) in reversed(flags.items()):
         command = click.option(
             name, type=type(default), default=default, help=f"{text} [default: {show(default)}]", expose_value=False,
-            callback=remember_sampler,
+            callback=remember_in(SAMPLER),
         )(command)  # fmt: skip
     return command
 
@@ -141,9 +141,13 @@ def collected(command: Command, flags: Mapping[str, str], callback: Callable[...
     return command
 
 
-def remember_judge(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Keep the place of a judge, None included."""
-    context.meta.setdefault(JUDGES, {})[parameter.name] = value
+def remember_in(place: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps a flag in a place of the context, given or not."""
+
+    def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        context.meta.setdefault(place, {})[parameter.name] = value
+
+    return remember
 
 
 def remember_request(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -151,11 +155,6 @@ def remember_request(context: click.Context, parameter: click.Parameter, value: 
     asked = context.meta.setdefault(REQUEST, {})
     if value is not None:
         asked[parameter.name] = value
-
-
-def remember_sampler(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Keep a flag of the sampler, defaults included."""
-    context.meta.setdefault(SAMPLER, {})[parameter.name] = value
 
 
 def given_sampler() -> dict[str, Any]:
