@@ -7,8 +7,7 @@ from pipelines.text import listed, markdown_table
 from .metric import displays, title
 from .probe import describe_probe
 from .recovery import verdict
-from .report_parts import caution
-from .words import FIRST, Record, class_name, ordered_keys, returned, with_interval
+from .words import FIRST, Record, caution, class_name, ordered_keys, returned, with_interval
 
 RESTORE = "embedding_restore"  # the attack of every run: it stands among the scores
 SUBJECTS = ("original", "embedding_reset", "retrained", "erased", "control")  # columns of the table of attacks

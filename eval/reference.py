@@ -41,7 +41,14 @@ class Observations:
 
     def without(self, classes: tuple[int, ...]) -> "Observations":
         """The images of all other classes."""
-        keep = ~torch.isin(self.class_labels, torch.tensor(classes))
+        return self.where(~torch.isin(self.class_labels, torch.tensor(classes)))
+
+    def only(self, classes: tuple[int, ...]) -> "Observations":
+        """The images of these classes."""
+        return self.where(torch.isin(self.class_labels, torch.tensor(classes)))
+
+    def where(self, keep: Tensor) -> "Observations":
+        """The images that a mask (N,) of bool keeps."""
         return Observations(
             class_labels=self.class_labels[keep],
             predicted=None if self.predicted is None else self.predicted[keep],
@@ -61,6 +68,7 @@ class Reference:
     feature_space: str
     description: str
     fingerprint: str  # of the statistics
+    removed_features: Tensor  # (M, D) of real images of the classes that were taken out; empty when not known
 
     @property
     def num_features(self) -> int:
@@ -100,6 +108,7 @@ def reference_from_observations(
         feature_space=retained.feature_space,
         description=description,
         fingerprint=_fingerprint(gaussian),
+        removed_features=observations.only(forget_classes).features,
     )
 
 
@@ -174,6 +183,7 @@ def reference_from_file(path: Path, *, feature_space: str) -> Reference:
         feature_space=feature_space,
         description=meta.get("description", path.name),
         fingerprint=_fingerprint(gaussian),
+        removed_features=torch.empty(0, len(gaussian.mean)),
     )
 
 

@@ -50,7 +50,7 @@ def render_report(report: Report) -> str:
         "erased": words.forget_names(record),
         "model": words.model_name(record),
         "summary": parts.summary(record),
-        "caution": parts.caution(record),
+        "caution": words.caution(record),
         "facts": report.facts,
         "stats": parts.headline_stats(record),
         "pictures": parts.sample_rows(record, report.samples, report.sampled_classes, scale=scale),

@@ -20,7 +20,6 @@ from .words import Record, class_name, number
 
 PANEL_COLUMNS = 4
 MAX_CLASS_BARS, MAX_SEEN_BARS = 16, 6
-CAUTION = 0.1  # loss of retain accuracy, or share of degenerate images, from which a low forget accuracy is no success
 MODELS = ("original", "erased")
 TITLES = {"original": "Before", "erased": "After", "retrained": "Retrained"}
 MAX_PREVIEWS, PREVIEW_BUDGET = 12, 900_000  # bytes of base64 for all previews
@@ -39,17 +38,6 @@ def summary(record: Record) -> str:
         whose = "The other class is" if others == 1 else f"The other {others:,} classes are"
         sentences.append(f"{whose} recognised in {now} of their images; before, in {before}.")
     return " ".join(sentences)
-
-
-def caution(record: Record) -> str:
-    """Why a low forget accuracy must not be taken for a clean erasure, where that is so."""
-    loss = -(record["delta"].get("retain_accuracy", {}).get("value") or 0)
-    blank = max(record["erased"].get(f"{side}_degenerate_rate", {}).get("value") or 0 for side in ("forget", "retain"))
-    if blank >= CAUTION:
-        return f"Read this with care: up to {number(blank, 'share')} of the images are blank or unreadable."
-    if loss >= CAUTION:
-        return f"Read this with care: the other classes lost {100 * loss:.0f} points, so damage explains part of it."
-    return ""
 
 
 def headline_stats(record: Record) -> list[dict[str, Any]]:

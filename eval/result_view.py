@@ -27,7 +27,7 @@ def render_result(record: Record, *, samples: Mapping[str, Path], previews: Mapp
         "title": words.headline(record),
         "erased": words.forget_names(record),
         "summary": parts.summary(record),
-        "caution": parts.caution(record),
+        "caution": words.caution(record),
         "pictures": picture_rows(record, samples),
         "previews": parts.preview_rows(previews, most=MAX_PREVIEWS),
         "scores": [row for row in parts.score_rows(record) if row["first"]],

@@ -23,7 +23,9 @@ FIRST = (
     "recall",
     "retain_degenerate_rate",
     "forget_degenerate_rate",
+    "forget_precision",
 )
+CAUTION = 0.1  # loss, share of blank images, or of images like real ones below it: a low forget accuracy is no success
 
 
 def ordered_keys(record: Record) -> list[str]:
@@ -139,3 +141,20 @@ def returned(entry: Mapping[str, Any]) -> str:
     if delta["low"] is None:
         return ""
     return "came back in part" if delta["low"] > 0 else "gone further" if delta["high"] < 0 else "did not come back"
+
+
+def caution(record: Record) -> str:
+    """Why a low forget accuracy must not be taken for a clean erasure, where that is so."""
+    loss = -(record["delta"].get("retain_accuracy", {}).get("value") or 0)
+    blank = max(record["erased"].get(f"{side}_degenerate_rate", {}).get("value") or 0 for side in ("forget", "retain"))
+    if blank >= CAUTION:
+        return f"Read this with care: up to {number(blank, 'share')} of the images are blank or unreadable."
+    drawn, before = (record[model].get("forget_precision", {}).get("value") for model in ("erased", "original"))
+    if drawn is not None and drawn < CAUTION <= before:
+        return (
+            f"Read this with care: {number(drawn, 'share')} of the images under the erased label look like a real "
+            f"image of any class, before {number(before, 'share')}. The label has collapsed."
+        )
+    if loss >= CAUTION:
+        return f"Read this with care: the other classes lost {100 * loss:.0f} points, so damage explains part of it."
+    return ""

@@ -70,10 +70,11 @@ def score(
 def in_words(record: Mapping[str, Any]) -> str:
     """A record for a terminal: every score in a sentence and, where there is a sweep, its table."""
     from eval.sweep import outcome, sweep_table
-    from eval.words import earlier_sentence, headline, ordered_keys, sentence
+    from eval.words import caution, earlier_sentence, headline, ordered_keys, sentence
 
     sentences = [sentence(key, record) for key in ordered_keys(record)]
     sentences += [earlier_sentence(label, record) for label in record["earlier"]]
+    sentences += [caution(record)] if caution(record) else []
     lines = [headline(record), *(f"  {each}" for each in sentences)]
     if record.get("sweep"):
         rows = [

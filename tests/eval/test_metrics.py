@@ -19,7 +19,7 @@ from pipelines.errors import UsageError
 K, D = 6, 8
 
 
-def context_of(*, reference_features=None, training_features=None, forget_classes=(1, 4)):
+def context_of(*, reference_features=None, removed_features=None, training_features=None, forget_classes=(1, 4)):
     features = torch.randn(200, D, generator=torch.Generator().manual_seed(1))
     features = features if reference_features is None else reference_features
     reference = Reference(
@@ -29,6 +29,7 @@ def context_of(*, reference_features=None, training_features=None, forget_classe
         feature_space="toy",
         description="toy",
         fingerprint="",
+        removed_features=torch.empty(0, D) if removed_features is None else removed_features,
     )
     training = torch.empty(0, D) if training_features is None else training_features
     return Context(
@@ -211,6 +212,22 @@ def test_recall_falls_and_precision_stays_when_half_the_variety_is_lost():
     values = computed("precision_recall", [batch], context_of(reference_features=ends))
     assert values["precision"].value > 0.7
     assert 0.3 < values["recall"].value <= 0.5
+
+
+def test_an_erased_label_that_draws_no_image_of_any_class_has_collapsed():
+    """Half of the images are like those of the erased class, a quarter like another's, a quarter like none."""
+    generator = torch.Generator().manual_seed(9)
+    rest, erased = (torch.randn(300, D, generator=generator) + shift for shift in (0, 20))
+    fake = torch.randn(400, D, generator=generator) * 0.3
+    fake[:200], fake[300:] = fake[:200] + 20, fake[300:] - 40
+    fake[-1] = float("nan")
+    batch = replace(batch_of(400), features=fake, class_labels=torch.ones(400, dtype=torch.long))
+    context = context_of(reference_features=rest, removed_features=erased)
+    value = computed("forget_precision", [batch], context)["forget_precision"]
+    assert (value.value, value.n, value.detail["reference_n"]) == (0.75, 400, 600)
+    assert computed("forget_precision", [batch], context_of(reference_features=rest))["forget_precision"].value == 0.25
+    others = replace(batch, class_labels=torch.zeros(400, dtype=torch.long))
+    assert computed("forget_precision", [others], context)["forget_precision"].value is None
 
 
 def test_degenerate_images_are_told_apart():

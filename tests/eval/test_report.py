@@ -108,6 +108,16 @@ def test_collapse_is_called_by_its_name(report):
     assert "100.0\N{NO-BREAK SPACE}% of the images are blank" in render_report(replace(report, record=record))
 
 
+def test_a_label_that_draws_nothing_like_a_real_image_is_called_collapsed(report):
+    """Also where the classifier still calls it the class, and no image is blank."""
+    record = copy.deepcopy(dict(report.record))
+    assert record["original"]["forget_precision"]["value"] > 0.5
+    record["erased"]["forget_precision"]["value"] = 0.0
+    assert "The label has collapsed" in render_report(replace(report, record=record))
+    record["original"]["forget_precision"]["value"] = 0.0  # an original that draws like no real image proves nothing
+    assert "collapsed" not in render_report(replace(report, record=record))
+
+
 def test_a_thousand_classes_of_large_noise_stay_under_five_megabytes(report, tmp_path):
     record = copy.deepcopy(dict(report.record))
     record["class_names"] = [f"class number {index} with a rather long name" for index in range(1000)]

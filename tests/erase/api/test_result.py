@@ -1,5 +1,6 @@
 """A result as a reader has it: words in a terminal, pictures in a notebook, a data frame; and a look at a model."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -11,6 +12,7 @@ from diffusers import DiTPipeline
 from erase.api import run
 from erase.api.drawing import draw
 from erase.api.result import Unscored
+from erase.cli.score import in_words
 from eval.probe import Budget
 from pipelines.errors import MissingError, UsageError
 from pipelines.generate import generate_all
@@ -47,6 +49,15 @@ def test_a_result_is_words_in_a_terminal(scored, capsys):
     assert capsys.readouterr().out == scored.text() + "\n"
     assert repr(scored) == scored.text()
     assert isinstance(scored.model.to_diffusers(), DiTPipeline)
+
+
+def test_a_collapse_is_told_in_a_terminal(scored):
+    record = copy.deepcopy(scored.scores)
+    assert "has collapsed" not in scored.text() + in_words(record)
+    for model, value in (("original", 0.8), ("erased", 0.0)):
+        record[model]["forget_precision"]["value"] = value
+    told = "Read this with care: 0.0 % of the images under the erased label look like a real image of any class"
+    assert told in dataclasses.replace(scored, scores=record).text() and told in in_words(record)
 
 
 def test_a_result_is_pictures_in_a_notebook(scored, notebook, capsys):
