@@ -9,6 +9,7 @@ from benchmarks.erasures import RESULTS, kept_lines
 from benchmarks.probe_summary import tables
 from benchmarks.probe_table import Subject
 from erase.batch.jobs import read_jobs
+from pipelines.files import read_json
 
 SPEC = importlib.util.spec_from_file_location("pages", Path(__file__).with_name("pages.py"))
 pages = importlib.util.module_from_spec(SPEC)
@@ -29,6 +30,28 @@ def test_the_tables_of_attacks_are_those_of_the_results():
     lines = {Subject(**line["subject"]): line["result"] for line in kept_lines(RESULTS / "probe_table.jsonl")}
     readme = README.read_text()
     assert [line for line in tables(lines).splitlines() if line not in readme] == []
+
+
+def test_the_figures_of_speed_are_those_of_the_results():
+    """``python -m benchmarks.all`` measured every ratio of the table, and none that was asked for is left out."""
+    record = read_json(RESULTS / "speed-cpu.json")
+    measured = [row for part in record.values() for row in part["results"] if "ratio" in row]
+    section = README.read_text().split("## How fast")[1].split("## ")[0]
+    told = [line for line in section.splitlines() if line.startswith("| ") and "asked for" not in line]
+    ratios = {
+        f"{row['ratio']:{form}} ({row['lowest']:{form}} to {row['highest']:{form}})"
+        for row in measured
+        for form in (".2f", ".0f")
+    } | {f"{row['ratio']:.2f}" for row in measured if row["benchmark"] == "end to end"}
+    cells = [cell.strip() for line in told for cell in line.split("|")[2:4]]
+    assert [cell for cell in cells if cell and cell not in ratios] == []
+    asked = [f"{row['at_least']:g}" for row in measured if row["at_least"] and row["lane"] != "shipped defaults"]
+    assert sorted(asked) == sorted(bound for line in told for bound in numbers(line.split("|")[4]))
+
+
+def numbers(cell: str) -> list[str]:
+    """The numbers of a cell as they are written."""
+    return [part.strip() for part in cell.split("/") if part.strip() not in ("", "-")]
 
 
 def test_the_jobs_file_is_one_that_a_batch_takes(tmp_path):
