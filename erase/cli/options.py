@@ -36,15 +36,10 @@ def setting_options(command: Command) -> Command:
             names += f"/--no-{entry.name.replace('_', '-')}"
         choice = click.Choice([str(value) for value in get_args(kind)]) if get_origin(kind) is Literal else kind
         command = click.option(
-            names, type=choice, default=None, help=text, expose_value=False, callback=remember_setting
-        )(command)
+            names, type=choice, default=None, help=text, expose_value=False,
+            callback=remember_in(SETTINGS, only_given=True),
+        )(command)  # fmt: skip
     return command
-
-
-def remember_setting(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Keep a setting flag that was given."""
-    if value is not None:
-        context.meta.setdefault(SETTINGS, {})[parameter.name] = value
 
 
 def given_settings() -> dict[str, Any]:
@@ -111,7 +106,7 @@ def request_options(command: Command) -> Command:
         "--memory": "auto adds, and names, what a run needs to fit on the device; fixed adds nothing [default: auto]",
         "--protocol": "paper, full, quick, small, or none to skip scoring [default: by model]",
     }
-    return collected(command, flags, remember_request)
+    return collected(command, flags, remember_in(REQUEST, only_given=True))
 
 
 def sampler_options(command: Command) -> Command:
@@ -141,20 +136,15 @@ def collected(command: Command, flags: Mapping[str, str], callback: Callable[...
     return command
 
 
-def remember_in(place: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """A callback that keeps a flag in a place of the context, given or not."""
+def remember_in(place: str, *, only_given: bool = False) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps a flag in a place of the context; ``only_given`` leaves out one that has no value."""
 
     def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        context.meta.setdefault(place, {})[parameter.name] = value
+        kept = context.meta.setdefault(place, {})
+        if value is not None or not only_given:
+            kept[parameter.name] = value
 
     return remember
-
-
-def remember_request(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Keep a request flag that was given; the others have the defaults of the Python interface."""
-    asked = context.meta.setdefault(REQUEST, {})
-    if value is not None:
-        asked[parameter.name] = value
 
 
 def given_sampler() -> dict[str, Any]:
