@@ -166,7 +166,7 @@ def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) 
 
 def main() -> None:
     """Run what is missing and print the table."""
-    from benchmarks.probe_summary import write_summary
+    from benchmarks import default_summary, probe_summary
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--default", action="store_true", help="the default on all ten classes, full budget")
@@ -181,7 +181,12 @@ def main() -> None:
     if not wanted:
         parser.error(f"--classes {' '.join(map(str, arguments.classes))}: none of them is in this table")
     lines = run_all(wanted, RESULTS / f"{name}.jsonl", arguments.work, workers=arguments.workers)
-    print(write_summary("-".join([name, *map(str, arguments.classes or ())]), lines))
+    name = "-".join([name, *map(str, arguments.classes or ())])
+    if arguments.default:
+        by_class = {subject.forget_class: line for subject, line in lines.items()}
+        print(default_summary.write_summary(name, dict(sorted(by_class.items()))))
+    else:
+        print(probe_summary.write_summary(name, lines))
 
 
 if __name__ == "__main__":
