@@ -1,6 +1,5 @@
 """What ``benchmarks.probe_table`` found: tables for readers, a chart of the gap to retrain, one JSON for programs."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from benchmarks.erasures import RESULTS
 from erase.rundir import environment
 from eval.charts import bar_chart
 from eval.gap import gap_between
-from pipelines.files import write_text
+from pipelines.files import write_json, write_text
 from pipelines.text import markdown_table
 
 Line = Mapping[str, Any]
@@ -174,23 +173,18 @@ def readers_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]
 
 
 def write_summary(name: str, lines: Mapping[Any, Line]) -> str:
-    """Write ``NAME.json``, for several methods also the chart; returns the tables for readers in Markdown."""
-    several = len({subject.method for subject in lines}) > 1
-    header, rows = method_rows(lines) if several else class_rows(lines)
-    summary = {"header": header, "rows": rows, "environment": environment()}
-    if several:
-        found = gaps(lines)
-        summary["gap_to_retrain"] = found
-        write_text(bar_chart("Gap to retrain on digits", found, in_words=in_words), RESULTS / f"{name}.svg")
-    write_text(json.dumps(summary, indent=2) + "\n", RESULTS / f"{name}.json")
+    """Write ``NAME.json`` and a chart of the gaps; returns the tables for readers in Markdown."""
+    header, rows = method_rows(lines)
+    found = gaps(lines)
+    summary = {"header": header, "rows": rows, "environment": environment(), "gap_to_retrain": found}
+    write_text(bar_chart("Gap to retrain on digits", found, in_words=in_words), RESULTS / f"{name}.svg")
+    write_json(summary, RESULTS / f"{name}.json")
     return tables(lines)
 
 
 def tables(lines: Mapping[Any, Line]) -> str:
-    """The default by class and, where there are several methods, all of them."""
+    """The default by class, and all methods."""
     chosen = sorted((subject for subject in lines if subject.is_default), key=lambda subject: subject.forget_class)
     default = {subject: lines[subject] for subject in chosen}
     texts = [markdown_table(*class_rows(default), text_columns=1)]
-    if len(default) < len(lines):
-        texts.append(markdown_table(*readers_rows(lines), text_columns=2))
-    return "\n".join(texts)
+    return "\n".join([*texts, markdown_table(*readers_rows(lines), text_columns=2)])

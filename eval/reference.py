@@ -1,4 +1,4 @@
-"""Real images of the retained classes, seen through the same scorer as the generated ones."""
+"""Real images, seen through the same scorer as the generated ones, once the forget classes are taken out."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,8 @@ FIRST = (
     "forget_degenerate_rate",
     "forget_precision",
 )
-CAUTION = 0.1  # loss, share of blank images, or of images like real ones below it: a low forget accuracy is no success
+CAUTION = 0.1  # loss of retain accuracy, or share of blank images, from which forget accuracy does not tell all
+COLLAPSED = 0.1  # share of images like real ones of any class below which a label draws nothing
 
 
 def ordered_keys(record: Record) -> list[str]:
@@ -144,17 +145,25 @@ def returned(entry: Mapping[str, Any]) -> str:
 
 
 def caution(record: Record) -> str:
-    """Why a low forget accuracy must not be taken for a clean erasure, where that is so."""
+    """Why forget accuracy alone does not tell what became of the class, where that is so."""
     loss = -(record["delta"].get("retain_accuracy", {}).get("value") or 0)
     blank = max(record["erased"].get(f"{side}_degenerate_rate", {}).get("value") or 0 for side in ("forget", "retain"))
     if blank >= CAUTION:
         return f"Read this with care: up to {number(blank, 'share')} of the images are blank or unreadable."
-    drawn, before = (record[model].get("forget_precision", {}).get("value") for model in ("erased", "original"))
-    if drawn is not None and drawn < CAUTION <= before:
-        return (
-            f"Read this with care: {number(drawn, 'share')} of the images under the erased label look like a real "
-            f"image of any class, before {number(before, 'share')}. The label has collapsed."
-        )
+    if labels := collapsed(record):
+        names = listed([class_name(record, label) for label in labels])
+        few = f"under {number(COLLAPSED, 'share')} of the images drawn as {names}"
+        return f"Read this with care: {few} look like a real image of any class: collapse."
     if loss >= CAUTION:
         return f"Read this with care: the other classes lost {100 * loss:.0f} points, so damage explains part of it."
     return ""
+
+
+def collapsed(record: Record) -> list[str]:
+    """The erased labels whose images look like real ones before, and hardly any afterwards."""
+    before, after = (
+        record[model].get("forget_precision", {}).get("detail", {}).get("per_class", {})
+        for model in ("original", "erased")
+    )
+    shares = {label: (before[label]["value"], after[label]["value"]) for label in after if label in before}
+    return [label for label, pair in shares.items() if None not in pair and pair[1] < COLLAPSED <= pair[0]]

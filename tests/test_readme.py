@@ -2,9 +2,11 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import default_attempts
 from benchmarks.erasures import RESULTS, kept_lines
 from benchmarks.probe_summary import tables
 from benchmarks.probe_table import Subject
@@ -32,21 +34,31 @@ def test_the_tables_of_attacks_are_those_of_the_results():
     assert [line for line in tables(lines).splitlines() if line not in readme] == []
 
 
+def test_the_attempts_at_other_defaults_are_those_of_the_results():
+    """``python -m benchmarks.default_attempts`` prints them."""
+    methods = README.with_name("docs").joinpath("methods.md").read_text()
+    told = default_attempts.table(read_json(RESULTS / "default_attempts.json"))
+    assert [line for line in told.splitlines() if line not in methods] == []
+
+
 def test_the_figures_of_speed_are_those_of_the_results():
     """``python -m benchmarks.all`` measured every ratio of the table, and none that was asked for is left out."""
     record = read_json(RESULTS / "speed-cpu.json")
     measured = [row for part in record.values() for row in part["results"] if "ratio" in row]
     section = README.read_text().split("## How fast")[1].split("## ")[0]
     told = [line for line in section.splitlines() if line.startswith("| ") and "asked for" not in line]
-    ratios = {
-        f"{row['ratio']:{form}} ({row['lowest']:{form}} to {row['highest']:{form}})"
-        for row in measured
-        for form in (".2f", ".0f")
-    } | {f"{row['ratio']:.2f}" for row in measured if row["benchmark"] == "end to end"}
-    cells = [cell.strip() for line in told for cell in line.split("|")[2:4]]
-    assert [cell for cell in cells if cell and cell not in ratios] == []
+    for place, lane in ((2, "same arithmetic"), (3, "bf16")):
+        cells = [line.split("|")[place].strip() for line in told]
+        ratios = {written(row, form) for row in measured if row["lane"] == lane for form in (".2f", ".0f")}
+        assert [cell for cell in cells if cell and cell not in ratios] == []
     asked = [f"{row['at_least']:g}" for row in measured if row["at_least"] and row["lane"] != "shipped defaults"]
     assert sorted(asked) == sorted(bound for line in told for bound in numbers(line.split("|")[4]))
+
+
+def written(row: dict[str, Any], form: str) -> str:
+    """A ratio with its extremes, where there are some."""
+    ratio, low, high = (f"{row[name]:{form}}" for name in ("ratio", "lowest", "highest"))
+    return f"{ratio} ({low} to {high})" if row["lowest"] < row["highest"] else ratio
 
 
 def numbers(cell: str) -> list[str]:

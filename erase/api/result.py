@@ -73,7 +73,8 @@ class Result:
         lines = [f"{done}{self.names} erased from {self.config.model} by {self.config.method} in {self.seconds:.0f} s"]
         lines += [f"  {sentence(key, self.scores)}" for key in SHOWN if key in self.scores.get("erased", {})]
         lines += [f"  {earlier_sentence(label, self.scores)}" for label in self.scores.get("earlier", {})]
-        lines += [f"  {caution(self.scores)}"] if self.scores and caution(self.scores) else []
+        if self.scores and (told := caution(self.scores)):
+            lines.append(f"  {told}")
         for probe, subjects in self.scores.get("probes", {}).items():
             values = ", ".join(f"{subject} {entry['value']:.1%}" for subject, entry in subjects.items())
             lines.append(f"  after {probe.replace('_', ' ')}: {values}")

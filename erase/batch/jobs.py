@@ -129,10 +129,9 @@ def read_jobs(path: Path) -> Jobs:
     probes = [read_probes(each) for each in entries(given, "probes")]
     if len({each.budget for each in probes}) > 1:
         raise given["probes"].refusal("a run keeps one outcome of an attack: give all probes the same budget")
-    output = given["output"].text("output") if "output" in given else path.stem
     return Jobs(
         path=path,
-        output=(path.absolute().parent / output).resolve(),
+        output=path.absolute().parent / (given["output"].text("output") if "output" in given else path.stem),
         protocols=read_protocols(given.get("protocols")) or [(None, root)],
         metrics=checked_names(given.get("metrics"), metric_class),
         columns=read_columns(given.get("columns")),

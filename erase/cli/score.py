@@ -74,7 +74,7 @@ def in_words(record: Mapping[str, Any]) -> str:
 
     sentences = [sentence(key, record) for key in ordered_keys(record)]
     sentences += [earlier_sentence(label, record) for label in record["earlier"]]
-    sentences += [caution(record)] if caution(record) else []
+    sentences += filter(None, [caution(record)])
     lines = [headline(record), *(f"  {each}" for each in sentences)]
     if record.get("sweep"):
         rows = [

@@ -29,16 +29,19 @@ class ForgetPrecision(Metric):
     needs = ("reference_features",)
 
     def update(self, batch: Batch) -> None:
-        """Keep the features of the forget images."""
-        self.keep("features", batch.features[batch.is_forget])
+        """Keep the features of the forget images, each class for itself."""
+        for label in self.context.forget_classes:
+            self.keep(f"features {label}", batch.features[batch.class_labels == label])
 
     def compute(self) -> dict[str, Value]:
-        """``forget_precision``; images with non-finite features lie in no manifold."""
-        fake, reference = self.kept("features"), self.context.reference
+        """``forget_precision`` with one entry per class; images with non-finite features lie in no manifold."""
+        reference = self.context.reference
         real = torch.cat([reference.features, reference.removed_features])
         real = shuffled(real, self.context.seed, "forget precision reference")
-        if len(real) <= NEIGHBOURS or not len(fake):
+        if len(real) <= NEIGHBOURS:
             return {"forget_precision": Value(value=None, n=0)}
-        finite = fake[fake.isfinite().all(1)]
-        hits = int(inside(finite, real).sum()) if len(finite) else 0
-        return {"forget_precision": share(hits, len(fake), detail={"reference_n": len(real)})}
+        drawn = {label: self.kept(f"features {label}") for label in self.context.forget_classes}
+        hits = {label: int(inside(rows, real).sum()) for label, rows in drawn.items()}
+        per_class = {str(label): share(hits[label], len(rows)).to_dict() for label, rows in drawn.items()}
+        detail = {"per_class": per_class, "reference_n": len(real)}
+        return {"forget_precision": share(sum(hits.values()), sum(map(len, drawn.values())), detail=detail)}

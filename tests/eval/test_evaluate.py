@@ -19,7 +19,7 @@ from eval.evaluate import (
 from eval.metric import Context, metric_class, metric_names
 from eval.moments import Gaussian, Moments
 from eval.plan import image_seed, plan_requests, shard
-from eval.reference import Reference
+from eval.reference import Observations, Reference, reference_from_observations
 from pipelines.errors import MissingError, UsageError
 from pipelines.generate import generate, generate_all
 
@@ -194,3 +194,11 @@ def test_records_are_written_whole_and_read_back(record, tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(MissingError, match="not a result record"):
         read_record(tmp_path / "other.json")
+
+
+def test_a_reference_keeps_the_features_of_what_was_taken_out():
+    features, labels = torch.arange(12.0)[:, None].expand(12, 2), torch.arange(12) % 6
+    seen = Observations(class_labels=labels, predicted=None, features=features, feature_space="toy", key="")
+    reference = reference_from_observations(seen, forget_classes=(1, 4), description="toy")
+    assert reference.removed_features[:, 0].tolist() == [1, 4, 7, 10]
+    assert len(reference.features) == 8

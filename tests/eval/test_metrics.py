@@ -215,17 +215,20 @@ def test_recall_falls_and_precision_stays_when_half_the_variety_is_lost():
 
 
 def test_an_erased_label_that_draws_no_image_of_any_class_has_collapsed():
-    """Half of the images are like those of the erased class, a quarter like another's, a quarter like none."""
+    """One of two labels draws images like those of the erased class and of another, the other label's are like none."""
     generator = torch.Generator().manual_seed(9)
     rest, erased = (torch.randn(300, D, generator=generator) + shift for shift in (0, 20))
     fake = torch.randn(400, D, generator=generator) * 0.3
-    fake[:200], fake[300:] = fake[:200] + 20, fake[300:] - 40
-    fake[-1] = float("nan")
-    batch = replace(batch_of(400), features=fake, class_labels=torch.ones(400, dtype=torch.long))
+    fake[:100], fake[200:] = fake[:100] + 20, fake[200:] - 40
+    fake[0] = float("nan")
+    batch = replace(batch_of(400), features=fake, class_labels=torch.tensor([1, 4]).repeat_interleave(200))
     context = context_of(reference_features=rest, removed_features=erased)
     value = computed("forget_precision", [batch], context)["forget_precision"]
-    assert (value.value, value.n, value.detail["reference_n"]) == (0.75, 400, 600)
-    assert computed("forget_precision", [batch], context_of(reference_features=rest))["forget_precision"].value == 0.25
+    shares = {label: entry["value"] for label, entry in value.detail["per_class"].items()}
+    assert (shares, value.value, value.n) == ({"1": 199 / 200, "4": 0.0}, 199 / 400, 400)
+    assert value.detail["reference_n"] == 600
+    known = computed("forget_precision", [batch], context_of(reference_features=rest))["forget_precision"]
+    assert known.value == 100 / 400
     others = replace(batch, class_labels=torch.zeros(400, dtype=torch.long))
     assert computed("forget_precision", [others], context)["forget_precision"].value is None
 

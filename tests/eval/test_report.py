@@ -111,11 +111,15 @@ def test_collapse_is_called_by_its_name(report):
 def test_a_label_that_draws_nothing_like_a_real_image_is_called_collapsed(report):
     """Also where the classifier still calls it the class, and no image is blank."""
     record = copy.deepcopy(dict(report.record))
-    assert record["original"]["forget_precision"]["value"] > 0.5
-    record["erased"]["forget_precision"]["value"] = 0.0
-    assert "The label has collapsed" in render_report(replace(report, record=record))
-    record["original"]["forget_precision"]["value"] = 0.0  # an original that draws like no real image proves nothing
-    assert "collapsed" not in render_report(replace(report, record=record))
+    (label,) = record["original"]["forget_precision"]["detail"]["per_class"]
+    shares = [record[model]["forget_precision"]["detail"]["per_class"] for model in ("original", "erased")]
+    before, after = (each[label] for each in shares)
+    assert before["value"] > 0.5
+    after["value"] = 0.09
+    assert "look like a real image of any class: collapse" in Page(render_report(replace(report, record=record))).text
+    for value in (0.09, None):  # an original that draws like no real image proves nothing
+        before["value"] = value
+        assert "any class: collapse" not in Page(render_report(replace(report, record=record))).text
 
 
 def test_a_thousand_classes_of_large_noise_stay_under_five_megabytes(report, tmp_path):

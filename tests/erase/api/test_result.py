@@ -53,10 +53,10 @@ def test_a_result_is_words_in_a_terminal(scored, capsys):
 
 def test_a_collapse_is_told_in_a_terminal(scored):
     record = copy.deepcopy(scored.scores)
-    assert "has collapsed" not in scored.text() + in_words(record)
+    assert "any class: collapse" not in scored.text() + in_words(record)
     for model, value in (("original", 0.8), ("erased", 0.0)):
-        record[model]["forget_precision"]["value"] = value
-    told = "Read this with care: 0.0 % of the images under the erased label look like a real image of any class"
+        record[model]["forget_precision"]["detail"]["per_class"]["3"]["value"] = value
+    told = "under 10.0 % of the images drawn as three look like a real image of any class: collapse."
     assert told in dataclasses.replace(scored, scores=record).text() and told in in_words(record)
 
 
