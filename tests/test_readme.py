@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import default_attempts
+from benchmarks import default_attempts, default_summary
 from benchmarks.erasures import RESULTS, kept_lines
 from benchmarks.probe_summary import tables
 from benchmarks.probe_table import Subject
@@ -32,6 +32,14 @@ def test_the_tables_of_attacks_are_those_of_the_results():
     lines = {Subject(**line["subject"]): line["result"] for line in kept_lines(RESULTS / "probe_table.jsonl")}
     readme = README.read_text()
     assert [line for line in tables(lines).splitlines() if line not in readme] == []
+
+
+def test_the_table_of_the_full_budget_is_that_of_the_results():
+    """``python -m benchmarks.probe_table --default`` prints it."""
+    lines = {line["subject"]["forget_class"]: line["result"] for line in kept_lines(RESULTS / "default_probes.jsonl")}
+    told = default_summary.tables(dict(sorted(lines.items())))
+    probes = README.with_name("docs").joinpath("probes.md").read_text()
+    assert [line for line in told.splitlines() if line not in probes] == []
 
 
 def test_the_attempts_at_other_defaults_are_those_of_the_results():
