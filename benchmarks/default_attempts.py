@@ -15,12 +15,12 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from benchmarks.default_summary import figures, strongest_curve
+from benchmarks.default_summary import figures, save, strongest_curve
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
 from benchmarks.probe_table import SIDES, Line, Subject, run_all
 from erase.configure import DEFAULT_METHOD
 from erase.rundir import cache_dir, environment
-from pipelines.files import replace_file, write_json
+from pipelines.files import write_json
 from pipelines.text import markdown_table
 
 COSTLY = 9  # whose erasure costs the others much
@@ -126,9 +126,7 @@ def draw(attacks: Mapping[tuple[str, int], Line], path: Path) -> None:
         panel.set(title=f"class {label}", ylim=(0, 1.03), xticks=[step for step, _ in floor], xlabel="steps")
     panels[0].set_ylabel("share of images that show it")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    save(figure, path)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import ATTACKS, Line, gap, in_words, percent, values_of
@@ -165,6 +166,11 @@ def draw(lines: Mapping[int, Line], path: Path) -> None:
     axes[0][0].set_ylabel("share of images, %")
     axes[-1][0].set_xlabel("steps of the strongest attack")
     figure.legend(*labelled(panels), loc="outside lower center", ncols=len(NAMES), frameon=False)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and let go of it."""
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
