@@ -2,22 +2,26 @@
 
     python -m benchmarks.default_attempts
 
-*Nine* is one of the classes whose erasure by the default costs the others most (Frechet distance 1.17 times the
-original's); beside their retrained models, *one* is relearned soonest, and rows for *one* and *eight* are learned best.
-Resumable; ten to fifteen minutes of a core for each attempt and class, half an hour for a retrained model, once.
+The erasure of *nine* is one of those that cost the other classes most. Beside their retrained models, *one* is
+relearned soonest, and rows for *one* and *eight* are learned best.
+Resumable; ten to fifteen minutes of a core for each attempt and class, ten more at the full budget, and half an hour
+for a retrained model, once.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
-from benchmarks.default_summary import figures, save, strongest_curve
+from benchmarks.attacks import SIDES, Subject, run_all
+from benchmarks.default_summary import Curve, best_by_step, figures_as_json, ratio_in_words, save, strongest_curve
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
-from benchmarks.probe_table import SIDES, Line, Subject, run_all
+from benchmarks.lines import Line
+from benchmarks.probe_summary import in_words
 from erase.configure import DEFAULT_METHOD
 from erase.rundir import cache_dir, environment
 from pipelines.files import write_json
@@ -25,13 +29,16 @@ from pipelines.text import markdown_table
 
 COSTLY = 9  # whose erasure costs the others much
 HARD = (1, 8)  # that come back easily
+EARLIER: Mapping[str, Any] = {"robust_label_life": 200, "retain_steps": 1, "retain_batch_size": 128}
 ATTEMPTS: Mapping[str, Mapping[str, Any]] = {
     "shipped": {},
-    "weights averaged, half-life 15 steps": {"average_half_life": 15.0},
-    "two retain steps of 64 images": {"retain_steps": 2, "retain_batch_size": 64},
-    "two retain steps, 200 outer steps": {"retain_steps": 2, "steps": 200},
-    "two retain steps": {"retain_steps": 2},
+    "life 200": {"robust_label_life": 200},
+    "life 200, one retain step of 128": EARLIER,
+    "the same, weights averaged, half-life 15 steps": {**EARLIER, "average_half_life": 15.0},
+    "life 200, two retain steps of 128, 200 outer steps": {**EARLIER, "retain_steps": 2, "steps": 200},
+    "life 200, two retain steps of 128": {**EARLIER, "retain_steps": 2},
 }
+ALSO_FULL = ("shipped", "life 200, one retain step of 128")  # attacked at the full budget as well
 NAME = "default_attempts"
 Summary = dict[str, Any]
 
@@ -53,14 +60,10 @@ def settings_of(attempt: str) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(ATTEMPTS[attempt].items()))
 
 
-def variants() -> dict[tuple[str, int], Variant]:
-    """The attempts on the hard classes, to be attacked."""
-    shared = {"method": DEFAULT_METHOD, "optimizers": SIDES[0], "budget": "quick"}
-    return {
-        (attempt, label): Variant(**shared, forget_class=label, settings=settings_of(attempt))
-        for attempt in ATTEMPTS
-        for label in HARD
-    }
+def variant(attempt: str, label: int, budget: str) -> Variant:
+    """An attempt on a class, to be attacked."""
+    settings = settings_of(attempt)
+    return Variant(method=DEFAULT_METHOD, optimizers=SIDES[0], budget=budget, forget_class=label, settings=settings)
 
 
 def job(attempt: str) -> Job:
@@ -77,56 +80,91 @@ def scored(workers: int) -> dict[str, Row]:
     return {name: done[each.key] for name, each in jobs.items()}
 
 
-def attacked_all(work: Path, workers: int) -> dict[tuple[str, int], Line]:
-    """Attacks on the hard classes by attempt and class."""
-    wanted = variants()
+def attacked_all(work: Path, workers: int) -> dict[tuple[str, int, str], Line]:
+    """Attacks on the hard classes by attempt, class and budget."""
+    budgets = [(attempt, "quick") for attempt in ATTEMPTS] + [(attempt, "full") for attempt in ALSO_FULL]
+    wanted = {
+        (attempt, label, budget): variant(attempt, label, budget) for attempt, budget in budgets for label in HARD
+    }
     lines = run_all(wanted.values(), RESULTS / f"{NAME}_attacks.jsonl", work, workers=workers)
     return {place: lines[each] for place, each in wanted.items()}
 
 
-def summary(scores: Mapping[str, Row], attacks: Mapping[tuple[str, int], Line]) -> Summary:
+def summary(scores: Mapping[str, Row], attacks: Mapping[tuple[str, int, str], Line]) -> Summary:
     """Settings, scores on the costly class and figures of the hard ones, by attempt."""
     attempts = {
         attempt: {
             "settings": dict(settings),
             "scores": scores[attempt],
-            "attacked": {str(label): figures(attacks[attempt, label]) for label in HARD},
+            "attacked": {str(label): figures_as_json(attacks[attempt, label, "quick"]) for label in HARD},
+            "row_learned_full": {
+                str(label): share_of_row(attacks[attempt, label, "full"])
+                for label in HARD
+                if (attempt, label, "full") in attacks
+            },
         }
         for attempt, settings in ATTEMPTS.items()
     }
     return {"attempts": attempts, "original": scores[ORIGINAL], "environment": environment()}
 
 
+def share_of_row(line: Line) -> float | None:
+    """What a learned row draws of the class; None where the erasure diverged."""
+    return None if "diverged" in line else line["probes"]["embedding_inversion"]["erased"]["value"]
+
+
 def table(found: Summary) -> str:
     """What each attempt costs the neighbours of the costly class, and leaves of the hard ones."""
-    before, rows = found["original"], []
-    for attempt, entry in found["attempts"].items():
-        after, hard = entry["scores"], entry["attacked"].values()
-        cells = [f"{after['frechet'] / before['frechet']:.2f}"]
-        cells.append(f"{100 * (before['retain_accuracy'] - after['retain_accuracy']):.1f}")
-        cells.append(" / ".join(f"{100 * each['rise']:.0f}" for each in hard))
-        cells.append(" / ".join(f"{each['steps_ratio']:.2f}" for each in hard))
-        cells.append(" / ".join(f"{each['gap']:.3f}" for each in hard))
-        rows.append([attempt, *cells])
+    rows = [[attempt, *cells(entry, found["original"])] for attempt, entry in found["attempts"].items()]
     costly, those = f"*{COSTLY}*", " / ".join(f"*{label}*" for label in HARD)
-    header = ["", f"Frechet, {costly}", "points lost", f"rise, {those}", f"steps to half, {those}", f"gap, {those}"]
+    header = ["", f"Frechet, {costly}", "points lost", f"by its label, {those}", f"rise, {those}",
+              f"steps to half, {those}", f"gap, {those}", f"row, full budget, {those}"]  # fmt: skip
     return markdown_table(header, rows, text_columns=1)
 
 
-def draw(attacks: Mapping[tuple[str, int], Line], path: Path) -> None:
-    """What the strongest attacker has relearned by each step after each attempt, a panel for each hard class."""
-    sizes = {"figsize": (4 * len(HARD), 3.2), "sharey": True, "layout": "constrained"}
-    figure, panels = plt.subplots(1, len(HARD), **sizes)
-    for panel, label in zip(panels, HARD, strict=True):
-        curves = {attempt: strongest_curve(attacks[attempt, label], "erased") for attempt in ATTEMPTS}
-        for attempt, curve in curves.items():
-            panel.plot(*zip(*curve, strict=True), marker="o", ms=3, label=attempt)
-        floor = strongest_curve(attacks[next(iter(ATTEMPTS)), label], "retrained")
-        panel.plot(*zip(*floor, strict=True), color="0.3", linestyle=":", marker="o", ms=3, label="never saw it")
-        panel.set(title=f"class {label}", ylim=(0, 1.03), xticks=[step for step, _ in floor], xlabel="steps")
-    panels[0].set_ylabel("share of images that show it")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+def cells(entry: Mapping[str, Any], before: Row) -> list[str]:
+    """One attempt's row of the table; ``diverged`` where there is nothing to measure."""
+    after, hard, rows = entry["scores"], entry["attacked"].values(), entry["row_learned_full"].values()
+    lost = "diverged" in after
+    return [
+        "diverged" if lost else f"{after['frechet'] / before['frechet']:.2f}",
+        "-" if lost else f"{100 * (before['retain_accuracy'] - after['retain_accuracy']):.1f}",
+        " / ".join("diverged" if each is None else f"{100 * each['forget_accuracy']:.1f}" for each in hard),
+        " / ".join("-" if each is None else f"{100 * each['rise']:.0f}" for each in hard),
+        " / ".join("-" if each is None else ratio_in_words(each["steps_ratio"]) for each in hard),
+        " / ".join("-" if each is None else in_words(each["gap"]) for each in hard),
+        " / ".join("diverged" if share is None else f"{100 * share:.0f}" for share in rows),
+    ]
+
+
+def draw(attacks: Mapping[tuple[str, int, str], Line], path: Path) -> None:
+    """Relearning at the quick budget and the learned row at the full one, step by step: a panel for each hard class."""
+    figure, axes = plt.subplots(2, len(HARD), figsize=(4 * len(HARD), 6), sharey=True, layout="constrained")
+    for (upper, lower), label in zip(axes.T, HARD, strict=True):
+        draw_curves(upper, [(attempt, attacks[attempt, label, "quick"]) for attempt in ATTEMPTS], strongest_curve)
+        draw_curves(lower, [(attempt, attacks[attempt, label, "full"]) for attempt in ALSO_FULL], row_curve)
+        upper.set(title=f"class {label}", xlabel="steps of fine-tuning")
+        lower.set(xlabel="steps of learning a row")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("share of images that show it")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
+
+
+def draw_curves(panel: Axes, lines: Sequence[tuple[str, Line]], curve_of: Callable[[Line, str], Curve]) -> None:
+    """A curve of each attempt that did not diverge, in the same colour in every panel, and of the retrained model."""
+    for attempt, line in lines:
+        if "diverged" not in line:
+            colour = f"C{list(ATTEMPTS).index(attempt)}"
+            panel.plot(*zip(*curve_of(line, "erased"), strict=True), color=colour, marker="o", ms=3, label=attempt)
+    floor = curve_of(lines[0][1], "retrained")
+    panel.plot(*zip(*floor, strict=True), color="0.3", linestyle=":", marker="o", ms=3, label="never saw it")
+    panel.set(ylim=(0, 1.03), xticks=[step for step, _ in floor])
+
+
+def row_curve(line: Line, who: str) -> Curve:
+    """What the best of the learned rows draws by each counted step."""
+    return best_by_step(line["probes"]["embedding_inversion"][who]["detail"]["curves"])
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ one, and relearning may be a little faster: the limits are those below, and ``mi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -27,15 +28,19 @@ FINE_TUNED = ("relearning", "relearning_retained")  # held to their speed
 AT_MOST = {"forget_accuracy": 0.01, "retain_drop": 0.02, "frechet_ratio": 1.15}
 RISE, FURTHEST_RISE = 0.05, 0.12  # above the retrained model: every class but one, and that one
 STEPS_RATIO = 0.8  # at least: steps to half of the class, in those of the retrained model
+NEVER = "never"  # half of the class did not come back
 COLOURS = {"erased": "#b5361c", "retrained": "#76746d", "embedding_reset": "#2f6690"}
 NAMES = {"erased": "erased", "retrained": "never saw it", "embedding_reset": "label row reset"}
 
 
 def strongest_curve(line: Line, who: str) -> Curve:
     """The best share that any of the relearning attacks reached by each counted step."""
-    attacks = line["probes"]["relearning"][who]["detail"]["attacks"].values()
-    by_step = zip(*attacks, strict=True)
-    return [(points[0][0], max(share for _, share in points)) for points in by_step]
+    return best_by_step(line["probes"]["relearning"][who]["detail"]["attacks"].values())
+
+
+def best_by_step(curves: Iterable[Curve]) -> Curve:
+    """The best share of several curves at each of their steps."""
+    return [(points[0][0], max(share for _, share in points)) for points in zip(*curves, strict=True)]
 
 
 def steps_ratio(line: Line) -> float | None:
@@ -115,9 +120,19 @@ def figure_rows(found: Mapping[int, Figures]) -> list[list[str]]:
     return [[title, *cells] for title, cells in rows.items()]
 
 
-def ratio_in_words(ratio: float | None) -> str:
+def ratio_in_words(ratio: float | str | None) -> str:
     """``0.92``; ``never`` where half of the class did not come back, nothing without a retrained model."""
-    return "" if ratio is None else "never" if ratio == math.inf else f"{ratio:.2f}"
+    if ratio is None or isinstance(ratio, str):
+        return ratio or ""
+    return NEVER if ratio == math.inf else f"{ratio:.2f}"
+
+
+def figures_as_json(line: Line) -> Figures | None:
+    """The figures as JSON holds them, which has no infinity; None for an erasure that diverged."""
+    if "diverged" in line:
+        return None
+    row = figures(line)
+    return {**row, "steps_ratio": NEVER if row["steps_ratio"] == math.inf else row["steps_ratio"]}
 
 
 def tables(lines: Mapping[int, Line]) -> str:
@@ -128,20 +143,39 @@ def tables(lines: Mapping[int, Line]) -> str:
     return "\n".join([text, *(f"{label} diverged" for label in lines if label not in whole)])
 
 
+def overview(lines: Mapping[int, Line]) -> str:
+    """The scores over all classes that did not diverge, for readers."""
+    whole = [line for line in lines.values() if "diverged" not in line]
+    found = [figures(line) for line in whole]
+    shares = {"forget accuracy": "forget_accuracy", "old label row put back": "embedding_restore"}
+    rows = [
+        [title, *(span([values_of(line, who)[name] for line in whole]) for who in ("original", "erased"))]
+        for title, name in shares.items()
+    ]
+    lost, ratios = [100 * row["retain_drop"] for row in found], [row["frechet_ratio"] for row in found]
+    rows.append(["retain accuracy, points lost", "", f"{fmean(lost):.1f} on average, {max(lost):.1f} at most"])
+    rows.append(
+        ["Frechet distance, times the original's", "", f"{fmean(ratios):.2f} on average, {max(ratios):.2f} at most"]
+    )
+    return markdown_table([f"over {len(whole)} classes", "original", "after erasing"], rows, text_columns=3)
+
+
+def span(shares: Sequence[float]) -> str:
+    """``0.0 % to 1.4 %``."""
+    return " to ".join(f"{100 * share:.1f} %" for share in (min(shares), max(shares)))
+
+
 def write_summary(name: str, lines: Mapping[int, Line]) -> str:
-    """Write ``NAME.json`` and the curves of relearning; returns the table and what is missed."""
+    """Write ``NAME.json`` and the curves of relearning; returns the tables and what is missed."""
     whole = {label: line for label, line in lines.items() if "diverged" not in line}
     found = {label: figures(line) for label, line in whole.items()}
     beyond = [*missed(found), *(f"{label}: diverged" for label in lines if label not in whole)]
     limits = {**AT_MOST, "rise": RISE, "furthest_rise": FURTHEST_RISE, "steps_ratio": STEPS_RATIO}
-    told = {
-        label: {**row, "steps_ratio": "never" if row["steps_ratio"] == math.inf else row["steps_ratio"]}
-        for label, row in found.items()
-    }
-    summary = {"classes": told, "missed": beyond, "limits": limits, "environment": environment()}
+    classes = {label: figures_as_json(line) for label, line in whole.items()}
+    summary = {"classes": classes, "missed": beyond, "limits": limits, "environment": environment()}
     write_json(summary, RESULTS / f"{name}.json")
     draw(whole, RESULTS / f"{name}.png")
-    return "\n".join([tables(lines), *(f"missed: {each}" for each in beyond)])
+    return "\n".join([overview(lines), tables(lines), *(f"missed: {each}" for each in beyond)])
 
 
 def draw(lines: Mapping[int, Line], path: Path) -> None:

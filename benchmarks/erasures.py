@@ -3,16 +3,14 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from pipelines.files import write_text
+from benchmarks.lines import finished, keep, kept_lines
 
 RESULTS = Path(__file__).parent / "results"
+SCORES = ("forget_accuracy", "retain_accuracy", "frechet")
 ORIGINAL = "original"  # in the place of a method: the model before any erasure
 Row = dict[str, Any]
 
@@ -49,8 +47,11 @@ def carry_out(job: Job) -> Row:
     import torch
 
     torch.set_num_threads(1)
+    from erase.api.judging import Judges, protocol_scorer
     from erase.erasure import run_erasure
     from erase.rundir import cache_dir
+    from eval.probe import Budget, load_probe
+    from eval.protocol import named
     from pipelines.errors import DivergedError
 
     config = job.config()
@@ -63,35 +64,33 @@ def carry_out(job: Job) -> Row:
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
     if erased is None:
         return {**failure, **spent}
-    model = erased.original if job.method == ORIGINAL else erased.model
-    return {**scores(erased.original, model, job), **spent}
-
-
-def scores(original: Any, model: Any, job: Job) -> dict[str, float]:
-    """Forget accuracy, retain accuracy, Frechet distance and, if asked for, the forget accuracy of the restored row."""
-    from erase.api.judging import Judges, protocol_scorer, real_reference
-    from eval.evaluate import NO_FEATURES, score_model
-    from eval.metric import Context
-    from eval.probe import Budget, load_probe
-    from eval.protocol import named
-
+    original = erased.original
+    model = original if job.method == ORIGINAL else erased.model
     protocol = replace(named("small"), num_forget_images=job.num_images, num_retain_images=job.num_images)
     scorer = protocol_scorer(original, protocol, Judges())
-    reference = real_reference(original, (job.forget_class,), scorer=scorer, source=None)
+    found = scores(original, model, job.forget_class, protocol, scorer=scorer)
+    if job.restore:
+        budget = Budget(original=original, protocol=protocol, scorer=scorer)
+        found["restored"] = load_probe("embedding_restore")(model, job.forget_class, budget).value
+    return {**found, **spent}
+
+
+def scores(original: Any, model: Any, forget_class: int, protocol: Any, *, scorer: Any) -> dict[str, float]:
+    """Forget accuracy, retain accuracy and Frechet distance by the model's own classifier."""
+    from erase.api.judging import real_reference
+    from eval.evaluate import NO_FEATURES, score_model
+    from eval.metric import Context
+
+    reference = real_reference(original, (forget_class,), scorer=scorer, source=None)
     context = Context(
-        forget_classes=(job.forget_class,),
+        forget_classes=(forget_class,),
         num_classes=original.num_classes,
         reference=reference,
         training_features=NO_FEATURES,
         seed=protocol.first_seed,
     )
-    names = ("forget_accuracy", "retain_accuracy", "frechet")
-    values = score_model(model, names, context, protocol=protocol, scorer=scorer)
-    found = {name: values[name]["value"] for name in names}
-    if job.restore:
-        budget = Budget(original=original, protocol=protocol, scorer=scorer)
-        found["restored"] = load_probe("embedding_restore")(model, job.forget_class, budget).value
-    return found
+    values = score_model(model, SCORES, context, protocol=protocol, scorer=scorer)
+    return {name: values[name]["value"] for name in SCORES}
 
 
 def done_rows(path: Path) -> dict[tuple[str, str], Row]:
@@ -100,39 +99,12 @@ def done_rows(path: Path) -> dict[tuple[str, str], Row]:
     return {(json.dumps(line["job"], sort_keys=True), line["config"]): line["result"] for line in lines}
 
 
-def kept_lines(path: Path) -> list[Row]:
-    """The lines of a result file, none without one; a last line that a kill cut short is left out."""
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-
-
-def drop_cut_line(path: Path) -> None:
-    """Remove a last line that a kill cut short, so that the next one starts on its own."""
-    text = path.read_text() if path.exists() else ""
-    if text and not text.endswith("\n"):
-        write_text(text[: text.rfind("\n") + 1], path)
-
-
 def run_jobs(jobs: Iterable[Job], path: Path, *, workers: int, title: str) -> Mapping[str, Row]:
-    """Carry out the jobs that have no line in ``path`` under today's defaults; returns the results of all by key.
-
-    A job that fails does not stop the others; at the end the failures are raised together.
-    """
+    """Carry out the jobs that have no line in ``path`` under today's defaults; returns the results of all by key."""
     done, wanted = done_rows(path), {job: job.config().hash for job in jobs}
     todo = [job for job, config in wanted.items() if (job.key, config) not in done]
     path.parent.mkdir(exist_ok=True)
-    drop_cut_line(path)
-    failures = []
-    with ProcessPoolExecutor(workers) as pool, path.open("a") as stream:
-        futures = {pool.submit(carry_out, job): job for job in todo}
-        for future in tqdm(as_completed(futures), total=len(todo), desc=title, unit="run"):
-            job = futures[future]
-            if (error := future.exception()) is not None:
-                failures.append(RuntimeError(f"{job.key}: {error!r}"))
-                continue
-            done[job.key, wanted[job]] = future.result()
-            line = {"job": asdict(job), "config": wanted[job], "result": future.result()}
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-    if failures:
-        raise ExceptionGroup(f"{len(failures)} of {len(todo)} jobs failed", failures)
+    for job, result in finished(todo, carry_out, workers=workers, title=title):
+        done[job.key, wanted[job]] = result
+        keep(path, {"job": asdict(job), "config": wanted[job], "result": result})
     return {job.key: done[job.key, config] for job, config in wanted.items()}

@@ -5,7 +5,7 @@ python -m benchmarks.posterior_quality    about fifteen minutes on one core; wha
 Network and head, trained on real latents and on replay, are held to latents of images that neither they nor the model
 saw: accuracy and likelihood by timestep, the temperature that would suit them, and the identity
 e_null = sum_c p(c | x_t) e(x_t | c), whose error also stands for uniform shares and for the true label alone. Then each
-erases one class.
+erases one class by the short erasure of ``erase demo``, with its own source as data.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
+from erase.cli.demo import QUICK
 from erase.rundir import cache_dir, environment
 from pipelines.diffusion import Noised, draw_noise
 from pipelines.files import write_json
@@ -139,7 +140,7 @@ def erasures(workers: int) -> dict[str, Row]:
     jobs: dict[str, Job] = {ORIGINAL: Job(method=ORIGINAL, forget_class=FORGET_CLASS)}
     for kind in KINDS:
         for source in SOURCES:
-            options = (("posterior", kind),)
+            options = tuple(sorted({**QUICK, "posterior": kind}.items()))
             jobs[f"{kind} on {source}"] = SourcedJob(
                 method="retain_posterior", forget_class=FORGET_CLASS, options=options, seed=SEED, data=source
             )

@@ -19,7 +19,7 @@ SIDES = ("shared", "dual")
 VALUES = {"shared": (0.03, 0.1, 0.3, 1.0), "dual": (2e-5, 6e-5, 2e-4, 6e-4)}
 TUNED = {"shared": "forget_weight", "dual": "forget_learning_rate"}
 TUNING_CLASSES = (1, 3, 8)
-SETTINGS = {"steps": 100, "forget_batch_size": 32, "retain_batch_size": 64}  # of every run
+SETTINGS = {"steps": 100, "forget_batch_size": 32, "retain_batch_size": 64, "retain_steps": 1}  # of every run
 # What the comparison fixes beside them: it is one of plain methods, without a simulated attack.
 FIXED = {
     "sfron": {"fisher_samples": 500},

@@ -1,7 +1,9 @@
-"""The shipped defaults on every class of a digits model, without tuning for any.
+"""The short erasure of ``erase demo`` on every class of a digits model, without tuning for any.
 
-python -m benchmarks.ten_classes                          the embedded model
-python -m benchmarks.ten_classes --model models/digits    a model of `erase pretrain digits --seed 1`
+python -m benchmarks.ten_classes                                the embedded model
+python -m benchmarks.ten_classes --model models/digits-seed1    a model of `erase pretrain digits --seed 1`
+
+The results are named after the last part of the model's path.
 """
 
 import argparse
@@ -10,12 +12,15 @@ import statistics
 from pathlib import Path
 
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
+from erase.cli.demo import QUICK
+from erase.configure import DEFAULT_METHOD
 from erase.rundir import environment
+from pipelines.files import write_json
 from pipelines.model_source import load_classes
 
 
 def summarise(rows: dict[str, dict[str, Row]]) -> dict[str, float | int]:
-    """The figures that the defaults are held to, over all classes."""
+    """The figures over all classes."""
     pairs = [(row["original"], row["erased"]) for row in rows.values()]
     forget = [erased["forget_accuracy"] for _, erased in pairs]
     return {
@@ -36,19 +41,17 @@ def main() -> None:
     """Run what is missing and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="digits", help="model folder [default: digits]")
-    parser.add_argument("--method", default="retain_posterior", help="[default: retain_posterior]")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each [default: 2]")
     arguments = parser.parse_args()
 
-    name = f"ten_classes-{Path(arguments.model).name}-{arguments.method}"
-    common = {"model": arguments.model, "num_images": 1000}
-    labels = range(len(load_classes(arguments.model)))
+    name = f"ten_classes-{Path(arguments.model).name}"
+    common, options = {"model": arguments.model, "num_images": 1000}, tuple(sorted(QUICK.items()))
     jobs = {
         label: (
             Job(method=ORIGINAL, forget_class=label, **common),
-            Job(method=arguments.method, forget_class=label, restore=True, **common),
+            Job(method=DEFAULT_METHOD, forget_class=label, options=options, restore=True, **common),
         )
-        for label in labels
+        for label in range(len(load_classes(arguments.model)))
     }
     everything = [job for pair in jobs.values() for job in pair]
     done = run_jobs(everything, RESULTS / f"{name}.jsonl", workers=arguments.workers, title="classes")
@@ -56,8 +59,8 @@ def main() -> None:
         str(label): {"original": done[original.key], "erased": done[erased.key]}
         for label, (original, erased) in jobs.items()
     }
-    summary = {"summary": summarise(rows), "classes": rows, "environment": environment()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary = {"summary": summarise(rows), "settings": QUICK, "classes": rows, "environment": environment()}
+    write_json(summary, RESULTS / f"{name}.json")
     print(json.dumps(summary["summary"], indent=2))
 
 

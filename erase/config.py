@@ -18,6 +18,7 @@ from .fields import check_at_least, check_literals, check_share, check_types, fl
 WEIGHTS_ATTACK = ("robust_steps", "robust_learning_rate", "robust_attacker")
 LABEL_ATTACK = ("robust_label_rows", "robust_label_steps", "robust_label_images", "robust_label_life",
                 "robust_label_rate")  # fmt: skip
+UNREAD_BY_TARGET = {"weights": LABEL_ATTACK, "label": WEIGHTS_ATTACK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def check_attack(config: EngineConfig) -> None:
     for entry in dataclasses.fields(config):
         if entry.name.startswith("robust_") and not config.robust and getattr(config, entry.name) != entry.default:
             raise UsageError(f"{flag(entry.name)} {getattr(config, entry.name)} has no effect without --robust")
-    unused = {"weights": LABEL_ATTACK, "label": WEIGHTS_ATTACK}.get(config.robust_target, ())
+    unused = UNREAD_BY_TARGET.get(config.robust_target, ())
     for entry in dataclasses.fields(config):
         if entry.name in unused and getattr(config, entry.name) != entry.default:
             value = f"{flag(entry.name)} {getattr(config, entry.name)}"

@@ -11,11 +11,12 @@ from pipelines.replay import check_confidence
 from pipelines.sources import REPLAY, check_source, default_source
 from pipelines.text import did_you_mean
 
-from .config import OWN_OPTIONS, EngineConfig, ErasureConfig, from_dict, to_dict
+from .config import OWN_OPTIONS, UNREAD_BY_TARGET, EngineConfig, ErasureConfig, from_dict, to_dict
 from .fields import flag
 from .method import Method, method_class
 
 DEFAULT_METHOD = "retain_posterior"
+PHASES = ("forget_steps", "retain_steps")  # of an outer step, when they alternate
 NO_STOP = "without --stop-below nothing stops early"
 # Other flags of `erase run`.
 COMMON = ("model", "method", "preset", "data", "memory", "protocol", "reference", "classifier", "inception",
@@ -63,11 +64,19 @@ def configure(
 def chosen_settings(
     defaults: Mapping[str, Any], preset: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options before the preset's settings, those before defaults; with the attack its default settings go as well."""
+    """Options before the preset's settings, those before defaults; of both only what the others let have an effect."""
     settings = {**defaults, **preset, **options}
-    if settings.get("robust"):
-        return settings
-    return {name: value for name, value in settings.items() if not name.startswith("robust_") or name in options}
+    unread = without_effect(settings)
+    return {name: value for name, value in settings.items() if name not in unread or name in options}
+
+
+def without_effect(settings: Mapping[str, Any]) -> set[str]:
+    """Settings of an attack that is off or of another target, and numbers of phases that do not alternate."""
+    attack = [name for name in settings if name.startswith("robust_")]
+    target = settings.get("robust_target", EngineConfig.robust_target)
+    unread = UNREAD_BY_TARGET.get(target, ()) if settings.get("robust") else attack
+    phases = () if settings.get("update", EngineConfig.update) == "alternate" else PHASES
+    return {*unread, *phases}
 
 
 def resolved_classes(model: str, classes: Sequence[str | int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from benchmarks import default_summary
-from benchmarks.default_summary import figures, missed, steps_ratio, strongest_curve, tables, write_summary
+from benchmarks.default_summary import figures, missed, overview, steps_ratio, strongest_curve, tables, write_summary
 from benchmarks.probe_summary import ATTACKS
 
 PROBES = [name for name in ATTACKS if name != "forget_accuracy"]
@@ -78,6 +78,16 @@ def test_a_class_without_a_retrained_model_has_its_own_figures_alone():
     assert "| begun by the original | 20.0 / 10.0 | 10.0 |" in text
     assert "| Frechet, times the original's | 1.10 | 1.10 |" in text
     assert "| steps to half, times the retrained model's | 1.00 |  |" in text
+
+
+def test_the_scores_of_all_classes_are_told_by_their_extremes():
+    worse = line_of()
+    worse["scores"]["erased"] |= {"forget_accuracy": 0.03, "retain_accuracy": 0.95, "frechet": 1.3}
+    text = overview({1: line_of(), 2: worse, 3: {"diverged": "step 7"}})
+    assert text.startswith("| over 2 classes | original | after erasing |")
+    assert "| forget accuracy | 100.0 % to 100.0 % | 0.0 % to 3.0 % |" in text
+    assert "| old label row put back | 100.0 % to 100.0 % | 10.0 % to 10.0 % |" in text
+    assert "| 3.0 on average, 5.0 at most |" in text and "| 1.20 on average, 1.30 at most |" in text
 
 
 def test_a_summary_is_json_and_a_picture_of_every_class_that_did_not_diverge(tmp_path, monkeypatch):

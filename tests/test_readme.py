@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from benchmarks import default_attempts, default_summary
-from benchmarks.erasures import RESULTS, kept_lines
+from benchmarks.attacks import kept
+from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import tables
-from benchmarks.probe_table import Subject
+from benchmarks.probe_table import subjects
 from erase.batch.jobs import read_jobs
+from erase.cli.demo import QUICK
+from erase.fields import flag
 from pipelines.files import read_json
 
 SPEC = importlib.util.spec_from_file_location("pages", Path(__file__).with_name("pages.py"))
@@ -29,17 +32,30 @@ def test_every_command_is_one_that_the_command_line_takes(line):
 
 def test_the_tables_of_attacks_are_those_of_the_results():
     """``python -m benchmarks.probe_table`` prints them; none of their figures is typed."""
-    lines = {Subject(**line["subject"]): line["result"] for line in kept_lines(RESULTS / "probe_table.jsonl")}
-    readme = README.read_text()
-    assert [line for line in tables(lines).splitlines() if line not in readme] == []
+    readme, told = README.read_text(), tables(kept(subjects(default=False), RESULTS / "probe_table.jsonl"))
+    assert [line for line in told.splitlines() if line not in readme] == []
 
 
 def test_the_table_of_the_full_budget_is_that_of_the_results():
     """``python -m benchmarks.probe_table --default`` prints it."""
-    lines = {line["subject"]["forget_class"]: line["result"] for line in kept_lines(RESULTS / "default_probes.jsonl")}
+    found = kept(subjects(default=True), RESULTS / "default_probes.jsonl")
+    lines = {subject.forget_class: line for subject, line in found.items()}
     told = default_summary.tables(dict(sorted(lines.items())))
     probes = README.with_name("docs").joinpath("probes.md").read_text()
     assert [line for line in told.splitlines() if line not in probes] == []
+    overview = default_summary.overview(lines)
+    assert [line for line in overview.splitlines() if line not in README.read_text()] == []
+
+
+def test_the_short_erasure_is_the_one_of_the_demo():
+    """Its figures stand beside the flags that make it."""
+    flags = " ".join(words_of(name, value) for name, value in QUICK.items())
+    assert f"`{flags}`" in " ".join(README.read_text().split())
+
+
+def words_of(name: str, value: Any) -> str:
+    """A setting as it is typed."""
+    return f"--no-{name}" if value is False else f"{flag(name)} {value}"
 
 
 def test_the_attempts_at_other_defaults_are_those_of_the_results():

@@ -37,8 +37,9 @@ class RetainPosterior(Method):
         "retain_learning_rate": 4e-4,
         "robust": True,
         "robust_target": "label",
+        "robust_label_life": 400,
         "forget_batch_size": 32,
-        "retain_batch_size": 128,
+        "retain_steps": 2,
     }
 
     replacement: Literal["posterior", "class", "nearest"] = option(

@@ -139,9 +139,18 @@ def test_an_attack_of_the_defaults_goes_as_a_whole(configured):
     assert shipped.robust and shipped.robust_target == "label"
     plain = configured("retain_posterior", robust=False).engine
     assert not plain.robust and plain.robust_target == "weights"
-    assert configured("retain_posterior", robust_target="weights").engine.robust
+    weights = configured("retain_posterior", robust_target="weights").engine
+    assert weights.robust and weights.robust_label_life == EngineConfig().robust_label_life != shipped.robust_label_life
     with pytest.raises(UsageError, match="--robust-target label has no effect without --robust"):
         configured("retain_posterior", robust=False, robust_target="label")
+
+
+def test_numbers_of_phases_of_the_defaults_go_where_phases_do_not_alternate(configured):
+    """``--update simultaneous`` needs no second flag either; a number that is given is refused as ever."""
+    assert configured("retain_posterior").engine.retain_steps == 2
+    assert configured("retain_posterior", update="simultaneous").engine.retain_steps == 1
+    with pytest.raises(UsageError, match="--forget-steps and --retain-steps must be 1 with --update simultaneous"):
+        configured("retain_posterior", update="simultaneous", retain_steps=2)
 
 
 def test_a_loss_that_says_nothing_under_an_attackers_row_is_not_defended(configured):

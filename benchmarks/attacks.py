@@ -1,0 +1,210 @@
+"""Digit models under every probe as resumable jobs: an erased one, and those that stand beside it for its class.
+
+The original, ``embedding_reset`` and the retrained model do not depend on the erasure. They are the yardsticks: each is
+attacked once for a class and a budget, and its line is kept in ``results/yardsticks.jsonl`` for every table. A change
+of the code of an attack is not seen: it asks for new lines, of erased models and yardsticks alike.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.erasures import RESULTS, SCORES, scores
+from benchmarks.lines import Line, finished, keep, kept_lines
+from erase.config import config_hash
+from erase.configure import DEFAULT_METHOD, configure
+from eval.probe import AMOUNTS, Budget, probe_names
+from eval.protocol import named
+from eval.recovery import recovery
+from pipelines.model import DiT
+from pipelines.pretrain.recipe import Recipe
+
+MODEL = "digits"
+FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
+SIDES = ("dual", "shared")
+YARDSTICKS = RESULTS / "yardsticks.jsonl"
+PROTOCOL = replace(named("small"), name="probe table", precision="bf16", num_forget_images=500, num_retain_images=500)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An erased model to attack."""
+
+    method: str
+    forget_class: int
+    optimizers: str  # "" for a method that takes no steps of the engine
+    budget: str
+
+    @property
+    def name(self) -> str:
+        """The method and its optimizers, as a row of the table is called."""
+        return " ".join(filter(None, (self.method, self.optimizers)))
+
+    @property
+    def is_default(self) -> bool:
+        """Whether ``erase run`` does this when it is told nothing."""
+        return (self.method, self.optimizers) == (DEFAULT_METHOD, SIDES[0])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that are not the method's defaults."""
+        return {"optimizers": self.optimizers} if self.optimizers else {}
+
+    @property
+    def config_hash(self) -> str:
+        """Everything that the defaults say today."""
+        return configure(MODEL, [self.forget_class], method=self.method, options=self.options).hash
+
+    @property
+    def key(self) -> str:
+        """Identifies the subject under today's defaults and today's budget."""
+        return json.dumps([asdict(self), self.config_hash, config_hash(asdict(AMOUNTS[self.budget]))])
+
+    @property
+    def yardsticks(self) -> list["Yardstick"]:
+        """The models that its attacks are compared with."""
+        found = ("original", "embedding_reset", *(["retrained"] if self.forget_class in FLOORS else []))
+        return [Yardstick(who=who, forget_class=self.forget_class, budget=self.budget) for who in found]
+
+    def attacked(self, work: Path) -> Line:
+        """Make, score and attack the model: an ordinary run below ``work``."""
+        import erase
+        from erase.api.probing import budget_of
+        from pipelines.errors import DivergedError
+
+        folder = work / "runs" / f"{self.forget_class}-{self.name.replace(' ', '-')}-{self.config_hash[:6]}"
+        try:
+            with alone(folder):
+                result = erase.run(
+                    MODEL, self.forget_class, method=self.method, options=self.options, output_dir=folder,
+                    protocol=PROTOCOL, memory="fixed", progress=False,
+                )  # fmt: skip
+        except DivergedError as error:
+            return {"diverged": str(error)}
+        amount = AMOUNTS[self.budget]
+        budget = budget_of(result.original, result.scores, result.config, amount=amount, data=None, progress=False)
+        return {
+            "scores": {name: result.scores["erased"][name]["value"] for name in SCORES},
+            "probes": attack_all(result.model, self.forget_class, budget),
+            "seconds": result.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """A model that stands beside every erased one of its class."""
+
+    who: Literal["original", "embedding_reset", "retrained"]
+    forget_class: int
+    budget: str
+
+    @property
+    def key(self) -> str:
+        """Identifies the yardstick under today's budget, probes, protocol and recipe."""
+        facts = {
+            "amount": asdict(AMOUNTS[self.budget]),
+            "probes": probe_names(),
+            "protocol": PROTOCOL.to_dict(),
+            "recipe": asdict(Recipe()) if self.who == "retrained" else None,
+        }
+        return json.dumps([asdict(self), config_hash(facts)])
+
+    def attacked(self, work: Path) -> Line:
+        """Score and attack the model; the retrained one is trained below ``work``, unless it is there."""
+        from erase.api.probing import budget_of, models_of
+        from pipelines.model import load
+
+        original = load(MODEL)
+        floor = str(make_floor(work, self.forget_class)) if self.who == "retrained" else None
+        model = models_of(original, original, self.forget_class, retrained=floor, device=original.device)[self.who]
+        asked = {"asked": {"protocol": asdict(PROTOCOL)}}
+        config = configure(MODEL, [self.forget_class], method="embedding_reset")
+        budget = budget_of(original, asked, config, amount=AMOUNTS[self.budget], data=None, progress=False)
+        # The row reset is attacked alone: its other rows are the original's.
+        scored = self.who != "embedding_reset"
+        return {
+            "scores": scores(original, model, self.forget_class, PROTOCOL, scorer=budget.scorer) if scored else {},
+            "probes": attack_all(model, self.forget_class, budget),
+        }
+
+
+def attack_all(model: DiT, forget_class: int, budget: Budget) -> dict[str, Any]:
+    """The outcome of every probe by its name."""
+    from erase.api.probing import kept_attack
+
+    return {name: kept_attack(name, model, forget_class, budget).result.to_dict() for name in probe_names()}
+
+
+def make_floor(work: Path, forget_class: int) -> Path:
+    """Train the model that never saw the class, unless it is there; a training that was killed goes on."""
+    from pipelines.model import load
+    from pipelines.pretrain.train import pretrain
+
+    parts, folder = load(MODEL), work / "retrained" / str(forget_class)
+    without = [parts.classes[forget_class].name]
+    with alone(folder):
+        pretrain(MODEL, folder, recipe=Recipe(), without=without, parts_of=parts, progress=False)
+    return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes what goes into this folder: attacks of both budgets share their model."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def on_one_thread(job: Subject | Yardstick, work: Path) -> Line:
+    """Carry out a job."""
+    import torch
+
+    torch.set_num_threads(1)
+    return job.attacked(work)
+
+
+def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) -> dict[Subject, Line]:
+    """Attack what has no line yet under today's defaults; returns the lines of all, each with its yardsticks."""
+    wanted = list(wanted)
+    files: dict[Subject | Yardstick, Path] = {}
+    for subject in wanted:
+        files |= {subject: path, **dict.fromkeys(subject.yardsticks, YARDSTICKS)}
+    done = by_key(path) | by_key(YARDSTICKS)
+    todo = [job for job in files if job.key not in done]
+    for job, result in finished(todo, partial(on_one_thread, work=work), workers=workers, title="models"):
+        done[job.key] = result
+        keep(files[job], {"key": job.key, "subject": asdict(job), "result": result})
+    return {subject: joined(subject, done) for subject in wanted}
+
+
+def kept(wanted: Iterable[Subject], path: Path) -> dict[Subject, Line]:
+    """Those of the subjects that have been attacked under today's defaults, with their yardsticks."""
+    done = by_key(path) | by_key(YARDSTICKS)
+    found = [each for each in wanted if {job.key for job in (each, *each.yardsticks)} <= done.keys()]
+    return {subject: joined(subject, done) for subject in found}
+
+
+def by_key(path: Path) -> dict[str, Line]:
+    """The results of a file."""
+    return {line["key"]: line["result"] for line in kept_lines(path)}
+
+
+def joined(subject: Subject, done: Mapping[str, Line]) -> Line:
+    """Scores, probes and recovery of an erased model and of its yardsticks, as ``erase probe`` records them."""
+    line = done[subject.key]
+    if "diverged" in line:
+        return line
+    models = {**{each.who: done[each.key] for each in subject.yardsticks}, "erased": line}
+    probes = {name: {who: each["probes"][name] for who, each in models.items()} for name in line["probes"]}
+    return {
+        **line,
+        "scores": {who: each["scores"] for who, each in models.items() if each["scores"]},
+        "probes": probes,
+        "recovery": {name: recovery(rows) for name, rows in probes.items()},
+    }
