@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import default_attempts, default_summary
+from benchmarks import default_attempts, default_summary, posterior_quality
 from benchmarks.attacks import kept
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import tables
@@ -62,6 +62,14 @@ def test_the_attempts_at_other_defaults_are_those_of_the_results():
     """``python -m benchmarks.default_attempts`` prints them."""
     methods = README.with_name("docs").joinpath("methods.md").read_text()
     told = default_attempts.table(read_json(RESULTS / "default_attempts.json"))
+    assert [line for line in told.splitlines() if line not in methods] == []
+
+
+def test_the_table_of_posteriors_is_that_of_the_results():
+    """``python -m benchmarks.posterior_quality`` prints it."""
+    methods = README.with_name("docs").joinpath("methods.md").read_text()
+    summary = read_json(RESULTS / "posterior_quality.json")
+    told = posterior_quality.markdown(summary["posteriors"], summary["erasures"])
     assert [line for line in told.splitlines() if line not in methods] == []
 
 
