@@ -175,11 +175,11 @@ def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) 
     files: dict[Subject | Yardstick, Path] = {}
     for subject in wanted:
         files |= {subject: path, **dict.fromkeys(subject.yardsticks, YARDSTICKS)}
-    done = by_key(path) | by_key(YARDSTICKS)
-    todo = [job for job in files if job.key not in done]
+    done, keys = by_key(path) | by_key(YARDSTICKS), {job: job.key for job in files}
+    todo = [job for job, key in keys.items() if key not in done]
     for job, result in finished(todo, partial(on_one_thread, work=work), workers=workers, title="models"):
-        done[job.key] = result
-        keep(files[job], {"key": job.key, "subject": asdict(job), "result": result})
+        done[keys[job]] = result
+        keep(files[job], {"key": keys[job], "subject": asdict(job), "result": result})
     return {subject: joined(subject, done) for subject in wanted}
 
 
