@@ -12,23 +12,35 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from benchmarks.erasures import RESULTS, SCORES, scores
 from benchmarks.lines import Line, finished, keep, kept_lines
 from erase.config import config_hash
 from erase.configure import DEFAULT_METHOD, configure
-from eval.probe import AMOUNTS, Budget, probe_names
+from eval.probe import AMOUNTS, Amount, Budget, probe_names
 from eval.protocol import named
 from eval.recovery import recovery
 from pipelines.model import DiT
 from pipelines.pretrain.recipe import Recipe
+
+if TYPE_CHECKING:
+    from erase.api.result import Result
 
 MODEL = "digits"
 FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
 SIDES = ("dual", "shared")
 YARDSTICKS = RESULTS / "yardsticks.jsonl"
 PROTOCOL = replace(named("small"), name="probe table", precision="bf16", num_forget_images=500, num_retain_images=500)
+
+
+class Attackable(Protocol):
+    """A frozen dataclass whose line in a result file is found by its key."""
+
+    key: str
+
+    def attacked(self, work: Path) -> Line:
+        """Make the model below ``work``, unless it is there, and attack it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +83,26 @@ class Subject:
         found = ("original", "embedding_reset", *(["retrained"] if self.forget_class in FLOORS else []))
         return [Yardstick(who=who, forget_class=self.forget_class, budget=self.budget) for who in found]
 
-    def attacked(self, work: Path) -> Line:
-        """Make, score and attack the model: an ordinary run below ``work``."""
+    def run(self, work: Path) -> "Result":
+        """Make and score the model: an ordinary run below ``work``."""
         import erase
-        from erase.api.probing import budget_of
-        from pipelines.errors import DivergedError
 
         folder = work / "runs" / f"{self.forget_class}-{self.name.replace(' ', '-')}-{self.config_hash[:6]}"
+        with alone(folder):
+            return erase.run(
+                MODEL, self.forget_class, method=self.method, options=self.options, output_dir=folder,
+                protocol=PROTOCOL, memory="fixed", progress=False,
+            )  # fmt: skip
+
+    def attacked(self, work: Path) -> Line:
+        """Make, score and attack the model."""
+        from pipelines.errors import DivergedError
+
         try:
-            with alone(folder):
-                result = erase.run(
-                    MODEL, self.forget_class, method=self.method, options=self.options, output_dir=folder,
-                    protocol=PROTOCOL, memory="fixed", progress=False,
-                )  # fmt: skip
+            result = self.run(work)
         except DivergedError as error:
             return {"diverged": str(error)}
-        amount = AMOUNTS[self.budget]
-        budget = budget_of(result.original, result.scores, result.config, amount=amount, data=None, progress=False)
+        budget = budget_against(self.forget_class, AMOUNTS[self.budget])
         return {
             "scores": {name: result.scores["erased"][name]["value"] for name in SCORES},
             "probes": attack_all(result.model, self.forget_class, budget),
@@ -116,21 +131,28 @@ class Yardstick:
 
     def attacked(self, work: Path) -> Line:
         """Score and attack the model; the retrained one is trained below ``work``, unless it is there."""
-        from erase.api.probing import budget_of, models_of
-        from pipelines.model import load
+        from erase.api.probing import models_of
 
-        original = load(MODEL)
+        budget = budget_against(self.forget_class, AMOUNTS[self.budget])
+        original = budget.original
         floor = str(make_floor(work, self.forget_class)) if self.who == "retrained" else None
         model = models_of(original, original, self.forget_class, retrained=floor, device=original.device)[self.who]
-        asked = {"asked": {"protocol": asdict(PROTOCOL)}}
-        config = configure(MODEL, [self.forget_class], method="embedding_reset")
-        budget = budget_of(original, asked, config, amount=AMOUNTS[self.budget], data=None, progress=False)
         # The row reset is attacked alone: its other rows are the original's.
         scored = self.who != "embedding_reset"
         return {
             "scores": scores(original, model, self.forget_class, PROTOCOL, scorer=budget.scorer) if scored else {},
             "probes": attack_all(model, self.forget_class, budget),
         }
+
+
+def budget_against(forget_class: int, amount: Amount) -> Budget:
+    """What an attacker of a digits model has: all real images of the run, and the scores' own protocol and scorer."""
+    from erase.api.probing import budget_of
+    from pipelines.model import load
+
+    asked = {"asked": {"protocol": asdict(PROTOCOL)}}
+    config = configure(MODEL, [forget_class], method="embedding_reset")
+    return budget_of(load(MODEL), asked, config, amount=amount, data=None, progress=False)
 
 
 def attack_all(model: DiT, forget_class: int, budget: Budget) -> dict[str, Any]:
@@ -161,7 +183,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def on_one_thread(job: Subject | Yardstick, work: Path) -> Line:
+def on_one_thread(job: Attackable, work: Path) -> Line:
     """Carry out a job."""
     import torch
 
@@ -172,15 +194,22 @@ def on_one_thread(job: Subject | Yardstick, work: Path) -> Line:
 def run_all(wanted: Iterable[Subject], path: Path, work: Path, *, workers: int) -> dict[Subject, Line]:
     """Attack what has no line yet under today's defaults; returns the lines of all, each with its yardsticks."""
     wanted = list(wanted)
-    files: dict[Subject | Yardstick, Path] = {}
+    files: dict[Attackable, Path] = {}
     for subject in wanted:
         files |= {subject: path, **dict.fromkeys(subject.yardsticks, YARDSTICKS)}
-    done, keys = by_key(path) | by_key(YARDSTICKS), {job: job.key for job in files}
+    done = attack_missing(files, work, workers=workers)
+    return {subject: joined(subject, done) for subject in wanted}
+
+
+def attack_missing(files: Mapping[Attackable, Path], work: Path, *, workers: int) -> dict[str, Line]:
+    """Attack what has no line in the file that is to hold it; returns all lines of the files by key."""
+    done = {key: result for path in {*files.values()} for key, result in by_key(path).items()}
+    keys = {job: job.key for job in files}
     todo = [job for job, key in keys.items() if key not in done]
     for job, result in finished(todo, partial(on_one_thread, work=work), workers=workers, title="models"):
         done[keys[job]] = result
         keep(files[job], {"key": keys[job], "subject": asdict(job), "result": result})
-    return {subject: joined(subject, done) for subject in wanted}
+    return done
 
 
 def kept(wanted: Iterable[Subject], path: Path) -> dict[Subject, Line]:
