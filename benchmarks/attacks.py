@@ -7,6 +7,7 @@ of the code of an attack is not seen: it asks for new lines, of erased models an
 
 import fcntl
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MODEL = "digits"
 FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
 SIDES = ("dual", "shared")
-YARDSTICKS = RESULTS / "yardsticks.jsonl"
+YARDSTICKS, CONTROLS = (RESULTS / f"{name}.jsonl" for name in ("yardsticks", "controls"))
 PROTOCOL = replace(named("small"), name="probe table", precision="bf16", num_forget_images=500, num_retain_images=500)
 
 
@@ -108,6 +109,25 @@ class Subject:
             "probes": attack_all(result.model, self.forget_class, budget),
             "seconds": result.seconds,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control(Subject):
+    """The same model, attacked for a class that it was to keep: where that fails, the model or the attack is broken."""
+
+    @property
+    def key(self) -> str:
+        """That of the erased model, told apart from it."""
+        return json.dumps(["control", super().key])
+
+    def attacked(self, work: Path) -> Line:
+        """Make and score the model, and attack its nearest neighbour; with the seconds of the attacks."""
+        from erase.api.scoring import control_class
+
+        result, budget = self.run(work), budget_against(self.forget_class, AMOUNTS[self.budget])
+        label, started = control_class(result.scores, budget), time.perf_counter()
+        probes = attack_all(result.model, label, budget)
+        return {"control_class": label, "probes": probes, "seconds": time.perf_counter() - started}
 
 
 @dataclass(frozen=True, kw_only=True)

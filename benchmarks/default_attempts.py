@@ -9,7 +9,7 @@ for a retrained model, once.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.attacks import SIDES, Subject, run_all
-from benchmarks.default_summary import Curve, best_by_step, figures_as_json, ratio_in_words, save, strongest_curve
+from benchmarks.default_summary import Figures, figures_as_json, save
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
 from benchmarks.lines import Line
 from benchmarks.probe_summary import in_words
+from benchmarks.relearning_pace import Curve, best_by_step, ratio_in_words, strongest_curve
 from erase.configure import DEFAULT_METHOD
 from erase.rundir import cache_dir, environment
+from eval.probe import AMOUNTS
 from pipelines.files import write_json
 from pipelines.text import markdown_table
 
@@ -38,7 +40,9 @@ ATTEMPTS: Mapping[str, Mapping[str, Any]] = {
     "life 200, two retain steps of 128, 200 outer steps": {**EARLIER, "retain_steps": 2, "steps": 200},
     "life 200, two retain steps of 128": {**EARLIER, "retain_steps": 2},
 }
-ALSO_FULL = ("shipped", "life 200, one retain step of 128")  # attacked at the full budget as well
+BEFORE = "life 200, one retain step of 128"  # what was shipped before
+ALSO_FULL = {"shipped": HARD, BEFORE: HARD}  # classes that an attempt is attacked on at the full budget as well
+AMONG_OTHERS = next(each.name for each in AMOUNTS["full"].relearnings if each.num_others)
 NAME = "default_attempts"
 Summary = dict[str, Any]
 
@@ -82,10 +86,9 @@ def scored(workers: int) -> dict[str, Row]:
 
 def attacked_all(work: Path, workers: int) -> dict[tuple[str, int, str], Line]:
     """Attacks on the hard classes by attempt, class and budget."""
-    budgets = [(attempt, "quick") for attempt in ATTEMPTS] + [(attempt, "full") for attempt in ALSO_FULL]
-    wanted = {
-        (attempt, label, budget): variant(attempt, label, budget) for attempt, budget in budgets for label in HARD
-    }
+    places = [(attempt, label, "quick") for attempt in ATTEMPTS for label in HARD]
+    places += [(attempt, label, "full") for attempt, labels in ALSO_FULL.items() for label in labels]
+    wanted = {place: variant(*place) for place in places}
     lines = run_all(wanted.values(), RESULTS / f"{NAME}_attacks.jsonl", work, workers=workers)
     return {place: lines[each] for place, each in wanted.items()}
 
@@ -97,44 +100,67 @@ def summary(scores: Mapping[str, Row], attacks: Mapping[tuple[str, int, str], Li
             "settings": dict(settings),
             "scores": scores[attempt],
             "attacked": {str(label): figures_as_json(attacks[attempt, label, "quick"]) for label in HARD},
-            "row_learned_full": {
-                str(label): share_of_row(attacks[attempt, label, "full"])
-                for label in HARD
-                if (attempt, label, "full") in attacks
-            },
+            "full": {str(label): full_figures(attacks[attempt, label, "full"]) for label in ALSO_FULL.get(attempt, ())},
         }
         for attempt, settings in ATTEMPTS.items()
     }
     return {"attempts": attempts, "original": scores[ORIGINAL], "environment": environment()}
 
 
-def share_of_row(line: Line) -> float | None:
-    """What a learned row draws of the class; None where the erasure diverged."""
-    return None if "diverged" in line else line["probes"]["embedding_inversion"]["erased"]["value"]
+def full_figures(line: Line) -> Figures | None:
+    """What the full budget finds, and what a learned row draws of the class; None where the erasure diverged."""
+    found = figures_as_json(line)
+    return found and {**found, "row_learned": line["probes"]["embedding_inversion"]["erased"]["value"]}
 
 
-def table(found: Summary) -> str:
-    """What each attempt costs the neighbours of the costly class, and leaves of the hard ones."""
+def tables(found: Summary) -> str:
+    """What each attempt costs the neighbours of the costly class and leaves of the hard ones; some at full budget."""
     rows = [[attempt, *cells(entry, found["original"])] for attempt, entry in found["attempts"].items()]
-    costly, those = f"*{COSTLY}*", " / ".join(f"*{label}*" for label in HARD)
+    costly, those = f"*{COSTLY}*", starred(HARD)
     header = ["", f"Frechet, {costly}", "points lost", f"by its label, {those}", f"rise, {those}",
-              f"steps to half, {those}", f"gap, {those}", f"row, full budget, {those}"]  # fmt: skip
-    return markdown_table(header, rows, text_columns=1)
+              f"steps to half, {those}", f"gap, {those}"]  # fmt: skip
+    full_rows = [[attempt, *full_cells(entry["full"])] for attempt, entry in found["attempts"].items() if entry["full"]]
+    full_header = ["full budget", f"by its label, {those}", f"rise, {those}", f"row learned, {those}",
+                   f"steps to half, {those}", f"among others, {those}"]  # fmt: skip
+    return "\n".join(
+        markdown_table(top, table, text_columns=1) for top, table in ((header, rows), (full_header, full_rows))
+    )
+
+
+def starred(labels: Sequence[int]) -> str:
+    """``*1* / *8*``."""
+    return " / ".join(f"*{label}*" for label in labels)
 
 
 def cells(entry: Mapping[str, Any], before: Row) -> list[str]:
     """One attempt's row of the table; ``diverged`` where there is nothing to measure."""
-    after, hard, rows = entry["scores"], entry["attacked"].values(), entry["row_learned_full"].values()
+    after, hard = entry["scores"], list(entry["attacked"].values())
     lost = "diverged" in after
     return [
         "diverged" if lost else f"{after['frechet'] / before['frechet']:.2f}",
         "-" if lost else f"{100 * (before['retain_accuracy'] - after['retain_accuracy']):.1f}",
-        " / ".join("diverged" if each is None else f"{100 * each['forget_accuracy']:.1f}" for each in hard),
-        " / ".join("-" if each is None else f"{100 * each['rise']:.0f}" for each in hard),
-        " / ".join("-" if each is None else ratio_in_words(each["steps_ratio"]) for each in hard),
-        " / ".join("-" if each is None else in_words(each["gap"]) for each in hard),
-        " / ".join("diverged" if share is None else f"{100 * share:.0f}" for share in rows),
+        by_class(hard, lambda each: f"{100 * each['forget_accuracy']:.1f}", lost="diverged"),
+        by_class(hard, lambda each: f"{100 * each['rise']:.0f}"),
+        by_class(hard, lambda each: ratio_in_words(each["steps_ratio"])),
+        by_class(hard, lambda each: in_words(each["gap"])),
     ]
+
+
+def full_cells(full: Mapping[str, Figures | None]) -> list[str]:
+    """One attempt's row at the full budget; a hyphen for a class that it was not attacked on."""
+    found = [full.get(str(label)) for label in HARD]
+    return [
+        by_class(found, lambda each: f"{100 * each['forget_accuracy']:.1f}"),
+        by_class(found, lambda each: f"{100 * each['rise']:.0f}"),
+        by_class(found, lambda each: f"{100 * each['row_learned']:.0f}"),
+        by_class(found, lambda each: ratio_in_words(each["steps_ratio"])),
+        by_class(found, lambda each: ratio_in_words(each["steps_ratios"][AMONG_OTHERS])),
+    ]
+
+
+def by_class(found: Iterable[Figures | None], words: Callable[[Figures], str], *, lost: str = "-") -> str:
+    """``0.6 / 1.2``: one figure of each class."""
+    return " / ".join(lost if each is None else words(each) for each in found)
 
 
 def draw(attacks: Mapping[tuple[str, int, str], Line], path: Path) -> None:
@@ -142,7 +168,8 @@ def draw(attacks: Mapping[tuple[str, int, str], Line], path: Path) -> None:
     figure, axes = plt.subplots(2, len(HARD), figsize=(4 * len(HARD), 6), sharey=True, layout="constrained")
     for (upper, lower), label in zip(axes.T, HARD, strict=True):
         draw_curves(upper, [(attempt, attacks[attempt, label, "quick"]) for attempt in ATTEMPTS], strongest_curve)
-        draw_curves(lower, [(attempt, attacks[attempt, label, "full"]) for attempt in ALSO_FULL], row_curve)
+        rows = [(attempt, attacks[attempt, label, "full"]) for attempt, labels in ALSO_FULL.items() if label in labels]
+        draw_curves(lower, rows, row_curve)
         upper.set(title=f"class {label}", xlabel="steps of fine-tuning")
         lower.set(xlabel="steps of learning a row")
     for panel in axes[:, 0]:
@@ -177,7 +204,7 @@ def main() -> None:
     found = summary(scored(arguments.workers), attacks)
     write_json(found, RESULTS / f"{NAME}.json")
     draw(attacks, RESULTS / f"{NAME}.png")
-    print(table(found))
+    print(tables(found))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ one, and relearning may be a little faster: the limits are those below, and ``mi
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,45 +16,19 @@ from matplotlib.figure import Figure
 
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import ATTACKS, Line, gap, in_words, percent, values_of
+from benchmarks.relearning_pace import NEVER, pace_rows, ratio_in_words, steps_ratio, steps_ratios, strongest_curve
 from erase.rundir import environment
-from eval.recovery import steps_to_half
 from pipelines.files import replace_file, write_json
 from pipelines.text import markdown_table
 
 matplotlib.use("Agg")
-Curve = list[tuple[int, float]]  # share by steps
 Figures = Mapping[str, Any]  # of one class
 FINE_TUNED = ("relearning", "relearning_retained")  # held to their speed
 AT_MOST = {"forget_accuracy": 0.01, "retain_drop": 0.02, "frechet_ratio": 1.15}
 RISE, FURTHEST_RISE = 0.05, 0.12  # above the retrained model: every class but one, and that one
 STEPS_RATIO = 0.8  # at least: steps to half of the class, in those of the retrained model
-NEVER = "never"  # half of the class did not come back
 COLOURS = {"erased": "#b5361c", "retrained": "#76746d", "embedding_reset": "#2f6690"}
 NAMES = {"erased": "erased", "retrained": "never saw it", "embedding_reset": "label row reset"}
-
-
-def strongest_curve(line: Line, who: str) -> Curve:
-    """The best share that any of the relearning attacks reached by each counted step."""
-    return best_by_step(line["probes"]["relearning"][who]["detail"]["attacks"].values())
-
-
-def best_by_step(curves: Iterable[Curve]) -> Curve:
-    """The best share of several curves at each of their steps."""
-    return [(points[0][0], max(share for _, share in points)) for points in zip(*curves, strict=True)]
-
-
-def steps_ratio(line: Line) -> float | None:
-    """Steps until half of the class is back under the strongest attack, in those of the retrained model.
-
-    Infinite where half never came back; 0 where it did, and never to the retrained model; None without that one.
-    """
-    if "retrained" not in line["scores"]:
-        return None
-    of = line["probes"]["relearning"]["original"]["value"]
-    erased, retrained = (steps_to_half(strongest_curve(line, who), of=of) for who in ("erased", "retrained"))
-    if erased is None:
-        return math.inf
-    return 0.0 if retrained is None else erased / retrained
 
 
 def rises(line: Line) -> dict[str, float]:
@@ -78,6 +52,7 @@ def figures(line: Line) -> Figures:
         "rise": None if worst is None else above[worst],
         "rise_under": worst,
         "steps_ratio": steps_ratio(line),
+        "steps_ratios": steps_ratios(line),
     }
 
 
@@ -120,27 +95,27 @@ def figure_rows(found: Mapping[int, Figures]) -> list[list[str]]:
     return [[title, *cells] for title, cells in rows.items()]
 
 
-def ratio_in_words(ratio: float | str | None) -> str:
-    """``0.92``; ``never`` where half of the class did not come back, nothing without a retrained model."""
-    if ratio is None or isinstance(ratio, str):
-        return ratio or ""
-    return NEVER if ratio == math.inf else f"{ratio:.2f}"
-
-
 def figures_as_json(line: Line) -> Figures | None:
     """The figures as JSON holds them, which has no infinity; None for an erasure that diverged."""
     if "diverged" in line:
         return None
     row = figures(line)
-    return {**row, "steps_ratio": NEVER if row["steps_ratio"] == math.inf else row["steps_ratio"]}
+    ratios = {name: as_json(ratio) for name, ratio in row["steps_ratios"].items()}
+    return {**row, "steps_ratio": as_json(row["steps_ratio"]), "steps_ratios": ratios}
+
+
+def as_json(ratio: float | None) -> float | str | None:
+    """A ratio of steps, infinity in a word."""
+    return NEVER if ratio == math.inf else ratio
 
 
 def tables(lines: Mapping[int, Line]) -> str:
-    """Attacks and figures in one table for readers; a class whose erasure diverged has words in the place of them."""
+    """Attacks and figures, and the pace of fine-tuning, for readers; a class that diverged has words in their place."""
     whole = {label: line for label, line in lines.items() if "diverged" not in line}
     rows = [*attack_rows(whole), *figure_rows({label: figures(line) for label, line in whole.items()})]
     text = markdown_table(["attack, share in percent", *map(str, whole)], rows, text_columns=1)
-    return "\n".join([text, *(f"{label} diverged" for label in lines if label not in whole)])
+    pace = markdown_table(["fine-tuning, steps until half is back", *map(str, whole)], pace_rows(whole), text_columns=1)
+    return "\n".join([text, *(f"{label} diverged\n" for label in lines if label not in whole), pace])
 
 
 def overview(lines: Mapping[int, Line]) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.attacks import SIDES, Subject, attack_missing, budget_against, make_floor
-from benchmarks.default_summary import Curve, best_by_step
 from benchmarks.erasures import RESULTS
 from benchmarks.lines import Line
 from benchmarks.probe_summary import percent
+from benchmarks.relearning_pace import Curve, best_by_step
 from erase.config import config_hash
 from erase.configure import DEFAULT_METHOD
 from erase.rundir import cache_dir

@@ -34,6 +34,12 @@ TELLING = {  # the columns of the table of methods
     "relearning": "fine-tuned",
     "retain_accuracy": "retain accuracy",
 }
+BESIDE = {  # models under the same attack
+    "original": "original",
+    "embedding_reset": "hidden by a row reset",
+    "retrained": "never saw it",
+    "erased": "erased",
+}
 ALONE = "no optimizer"  # the series of methods that take no steps of the engine
 
 
@@ -170,6 +176,23 @@ def readers_rows(lines: Mapping[Any, Line]) -> tuple[list[str], list[list[str]]]
         shares = (percent(found[name]) for name in TELLING)
         rows.append([title, side.replace(ALONE, ""), *shares, *written(found, ("frechet", "gap"))])
     return ["method", "optimizers", *TELLING.values(), "Frechet", "gap"], rows
+
+
+def strength(lines: Mapping[Any, Line], controls: Mapping[int, Line]) -> str:
+    """What each attack on the default finds where the class is there, hidden, absent and erased: means over classes.
+
+    ``controls`` are the attacks on the erased models for a class that they keep, by erased class.
+    """
+    default = {subject.forget_class: line for subject, line in lines.items() if subject.is_default}
+    rows = [
+        [ATTACKS[name]]
+        + [percent(statistics.fmean(line["probes"][name][who]["value"] for line in default.values())) for who in BESIDE]
+        + [percent(statistics.fmean(controls[label]["probes"][name]["value"] for label in default))]
+        for name in ATTACKS
+        if name not in SHARES
+    ]
+    header = ["attack, share in percent", *BESIDE.values(), "kept class, after erasing"]
+    return markdown_table(header, rows, text_columns=1)
 
 
 def write_summary(name: str, lines: Mapping[Any, Line]) -> str:

@@ -10,9 +10,10 @@ with its probes at the quick budget three to seven minutes.
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.attacks import FLOORS, SIDES, Subject, run_all
+from benchmarks.attacks import CONTROLS, FLOORS, SIDES, Control, Subject, attack_missing, run_all
 from benchmarks.erasures import RESULTS
 from erase.configure import DEFAULT_METHOD
 from erase.method import method_class, method_names
@@ -39,8 +40,14 @@ def subjects(*, default: bool) -> list[Subject]:
     return sorted(found, key=lambda subject: not subject.is_default)
 
 
+def controls() -> list[Control]:
+    """The default on the three classes, attacked for a class that it keeps."""
+    found = [subject for subject in subjects(default=False) if subject.is_default]
+    return [Control(**asdict(subject)) for subject in found]
+
+
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and print the tables."""
     from benchmarks import default_summary, probe_summary
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -62,6 +69,9 @@ def main() -> None:
         print(default_summary.write_summary(name, dict(sorted(by_class.items()))))
     else:
         print(probe_summary.write_summary(name, lines))
+        beside = [control for control in controls() if control.forget_class in {each.forget_class for each in wanted}]
+        done = attack_missing(dict.fromkeys(beside, CONTROLS), arguments.work, workers=arguments.workers)
+        print(probe_summary.strength(lines, {control.forget_class: done[control.key] for control in beside}))
 
 
 if __name__ == "__main__":

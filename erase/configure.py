@@ -20,7 +20,7 @@ PHASES = ("forget_steps", "retain_steps")  # of an outer step, when they alterna
 NO_STOP = "without --stop-below nothing stops early"
 # Other flags of `erase run`.
 COMMON = ("model", "method", "preset", "data", "memory", "protocol", "reference", "classifier", "inception",
-          "neighbours", "also", "gate", "log_to", "output", "device", "json", "dry_run")  # fmt: skip
+          "neighbours", "also", "gate", "retrained", "log_to", "output", "device", "json", "dry_run")  # fmt: skip
 
 
 def configure(

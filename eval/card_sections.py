@@ -6,7 +6,7 @@ from pipelines.text import listed, markdown_table
 
 from .metric import displays, title
 from .probe import describe_probe
-from .recovery import verdict
+from .recovery import recovery, verdict
 from .words import FIRST, Record, caution, class_name, ordered_keys, returned, with_interval
 
 RESTORE = "embedding_restore"  # the attack of every run: it stands among the scores
@@ -83,7 +83,7 @@ def attack_table(record: Record, attacks: Iterable[str]) -> str:
     rows = []
     for name in attacks:
         entries = record["probes"][name]
-        outcome = verdict(name, record["recovery"][name])
+        outcome = verdict(name, recovery(entries))
         cells = (with_interval(entries[who], "share") if who in entries else "" for who in shown)
         rows.append((describe_probe(name), outcome, *cells))
     return markdown_table(("attack", "verdict", *(who.replace("_", " ") for who in shown)), rows, text_columns=2)

@@ -82,14 +82,14 @@ class Judged:
     """What became of a gate."""
 
     gate: Gate
-    value: float | None  # None: not measured, which holds no gate
+    value: float | None  # None: not measured or not defined, which holds no gate
     holds: bool
 
     @property
     def finding(self) -> str:
         """The gated number in words."""
         measured = self.value is not None and not math.isnan(self.value)
-        return f"{self.gate.name} is {self.value:.4g}" if measured else f"{self.gate.name} was not measured"
+        return f"{self.gate.name} is {self.value:.4g}" if measured else f"{self.gate.name} has no value"
 
 
 def judged(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[Judged]:

@@ -64,16 +64,17 @@ def telling(verdicts: Mapping[str, str]) -> list[str]:
 
 def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, str]) -> str:
     """All attacks in one or two sentences."""
-    measured = {name: found[name] for name in telling(verdicts)}
-    beside = {name: rows for name, rows in measured.items() if outcomes[name]["floor"] is not None}
+    beside = {
+        name: rows for name, rows in found.items() if None not in (outcomes[name]["floor"], outcomes[name]["raw"])
+    }
     if not beside:
-        return without_floor(measured, outcomes)
+        return without_floor({name: found[name] for name in telling(verdicts)}, outcomes)
     excess = [difference(rows["erased"], rows["retrained"]) for rows in beside.values()]
     no_more, less = sum(each["low"] <= 0 for each in excess), sum(each["high"] < 0 for each in excess)
     sentence = f"{no_more} of {attacks(len(beside))} brought back no more than a model that never saw the class gives."
     if less:
         sentence += f" With {less} of them it was clearly less: there the class is suppressed rather than absent."
-    weak = sum(bool(caveats(rows)) for rows in beside.values())
+    weak = sum(bool(caveats(name, rows)) for name, rows in beside.items())
     return sentence + (
         f" {weak} of the {attacks(len(beside))} tell little, for reasons given with each." if weak else ""
     )
@@ -112,6 +113,23 @@ def raw_words(rows: Rows) -> str:
     """The share that came back on the erased model with its interval, and the floor's."""
     text, floor = with_interval(rows["erased"], "share"), rows.get("retrained")
     return f"{text}, retrained {with_interval(floor, 'share')}" if floor else text
+
+
+def recovery_words(outcome: Mapping[str, Any]) -> str:
+    """Recovery in percent, signed; where the floor is as high as the original there is none."""
+    if outcome["value"] is None and outcome["raw"] is not None:
+        return "not defined"
+    return number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}")
+
+
+def attack_lines(name: str, rows: Rows) -> list[str]:
+    """An attack for a terminal: the verdict and the recovery, then each model's share and how soon half was back."""
+    outcome = recovery(rows)
+    lines = [f"{name.replace('_', ' ')}: {verdict(name, outcome)}, recovery {recovery_words(outcome)}"]
+    for who, entry in rows.items():
+        half = half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else ""
+        lines.append(f"  {who} {with_interval(entry, 'share')}" + (f", {half}" if half else ""))
+    return lines
 
 
 def floor_words(found: Mapping[str, Rows]) -> str:
@@ -164,8 +182,8 @@ def card(
         "does": words.does,
         "verdict": word,
         "meaning": meanings([outcome])[word],
-        "caveats": caveats(rows),
-        "recovery": number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}"),
+        "caveats": caveats(name, rows),
+        "recovery": recovery_words(outcome),
         "raw": [with_interval(rows[who], "share") if who in rows else "" for who in ("erased", "retrained")],
         "floor": outcome["floor"],
         "budget": budget,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .probe import describe_probe
+from .probe import describe_probe, needs_floor
 from .recovery import curve_of
 from .words import number
 
@@ -69,7 +69,7 @@ MEANINGS = {
     "avoided": "more than half came back: the class is still in the weights, the model only avoids it",
     "weakened": "a part came back: the class is weaker, but not gone",
     "removed": "no more, or hardly more, came back than a model gives that never saw the class",
-    "no verdict": "the attack teaches the class to any model: only one retrained without it tells what was left",
+    "no verdict": "the attack cannot tell: it draws the class out of any model, or hardly out of the original",
     "not measured": "the attack gave no number",
 }
 NO_FLOOR = {**MEANINGS, "removed": "next to nothing came back"}
@@ -83,20 +83,27 @@ def plain_words(name: str, *, num_classes: int) -> Words:
     return Words(title=found.title, does=found.does.format(even=f"{100 / num_classes:.2g} %"))
 
 
-def caveats(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why an attack may say little: its floor is as high as the original, or it misses a class that is only hidden.
+def caveats(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why an attack may say little; empty for one that tells models apart. ``rows`` are its entries by subject.
 
-    ``rows`` are its entries by subject; empty for an attack that tells models apart.
+    It draws the class out of any model, or hardly out of the original, or misses a class that is only hidden.
     """
-    half = (rows["original"]["value"] or 0) / 2
+    original = rows["original"]["value"] or 0
     floor, hidden = (rows.get(who, {}).get("value") for who in ("retrained", "embedding_reset"))
     found = []
-    if floor is not None and floor > half:
+    if floor is None and needs_floor(name):
+        found.append("This attack teaches the class to any model: only one retrained without it tells what was left.")
+    elif floor is None and original < 0.5:
+        found.append(
+            f"The original itself gives the class in only {number(original, 'share')}: the share is to be read beside "
+            "that one."
+        )
+    if floor is not None and floor > original / 2:
         found.append(
             f"Even the model that never saw the class gives {number(floor, 'share')}, so that this attack hardly tells "
             "models apart" + ("; how soon half is back tells more." if curve_of(rows["erased"]) else ".")
         )
-    if hidden is not None and hidden < half:
+    if hidden is not None and hidden < original / 2:
         found.append(
             f"Where the class is only hidden, under embedding reset, this attack finds it in {number(hidden, 'share')} "
             "of images: that it finds little here proves little."

@@ -15,15 +15,19 @@ def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
     """Recovery of one probe from its subjects' entries.
 
     With a retrained model as floor it is (attacked - floor) / (original - floor), signed: below 0 the class is
-    suppressed more than a model that never saw it would. Without one it is the raw share.
+    suppressed more than a model that never saw it would; None where the floor is as high as the original. Without a
+    floor it is the raw share.
     """
     attacked, original = subjects["erased"]["value"], subjects["original"]["value"]
     floor = subjects["retrained"]["value"] if "retrained" in subjects else None
     found: dict[str, Any] = {"raw": attacked, "low": subjects["erased"]["low"], "high": subjects["erased"]["high"]}
+    found |= {"original": original, "floor": floor, "value": None}
     if attacked is None or original is None:
-        return {**found, "value": None, "floor": floor}
-    value = attacked if floor is None or original == floor else (attacked - floor) / (original - floor)
-    found = {**found, "value": value, "floor": floor}
+        return found
+    if floor is None:
+        found["value"] = attacked
+    elif original > floor:
+        found["value"] = (attacked - floor) / (original - floor)
     for name in ("steps_to_half", "retrained_steps_to_half"):
         subject = subjects.get("retrained" if name.startswith("retrained") else "erased", {})
         curve = curve_of(subject)
@@ -54,10 +58,22 @@ def steps_to_half(curve: Sequence[Sequence[float]], *, of: float) -> float | Non
 def verdict(name: str, recovered: Mapping[str, Any]) -> str:
     """One word for the probe of that name: ``avoided`` (the class came back), ``weakened`` or ``removed``.
 
-    An attack that teaches the class to any model has none without a retrained model beside it.
+    ``no verdict`` where the attack does not tell models apart.
     """
-    if recovered["value"] is None:
+    if recovered["raw"] is None or recovered["original"] is None:
         return "not measured"
-    if recovered["floor"] is None and needs_floor(name):
+    if not tells_apart(name, recovered):
         return NO_VERDICT
     return "avoided" if recovered["value"] > AVOIDED else "weakened" if recovered["value"] > WEAKENED else "removed"
+
+
+def tells_apart(name: str, recovered: Mapping[str, Any]) -> bool:
+    """Whether the outcome can be read: the original gives the class, and a model that never saw it far less.
+
+    With a floor that one gives at most half as much. Without, an attack that draws the class out of any model tells
+    nothing, nor does a share where the original itself gives the class in less than half of its images.
+    """
+    original, floor = recovered["original"], recovered["floor"]
+    if floor is None:
+        return original >= 0.5 and not needs_floor(name)
+    return original > floor and floor <= original / 2

@@ -125,6 +125,14 @@ def test_the_results_are_of_todays_defaults(default):
             assert line["scores"].keys() == models and line["probes"].keys() == {*probe_names()}
 
 
+@pytest.mark.parametrize("name", ["embedding_restore", "embedding_inversion"])
+def test_a_class_that_is_merely_hidden_comes_back(name):
+    """On digits, at both budgets: an attack that misses the class under a row reset tells nothing of an erasure."""
+    lines = [json.loads(line) for line in attacks.YARDSTICKS.read_text().splitlines()]
+    hidden = [line["result"]["probes"][name]["value"] for line in lines if line["subject"]["who"] == "embedding_reset"]
+    assert hidden and min(hidden) >= 0.8
+
+
 def test_the_yardsticks_are_of_todays_attacks():
     lines = [json.loads(line) for line in attacks.YARDSTICKS.read_text().splitlines()]
     assert [line["key"] for line in lines] == [Yardstick(**line["subject"]).key for line in lines]

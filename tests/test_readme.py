@@ -61,7 +61,7 @@ def words_of(name: str, value: Any) -> str:
 def test_the_attempts_at_other_defaults_are_those_of_the_results():
     """``python -m benchmarks.default_attempts`` prints them."""
     methods = README.with_name("docs").joinpath("methods.md").read_text()
-    told = default_attempts.table(read_json(RESULTS / "default_attempts.json"))
+    told = default_attempts.tables(read_json(RESULTS / "default_attempts.json"))
     assert [line for line in told.splitlines() if line not in methods] == []
 
 

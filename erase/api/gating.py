@@ -6,28 +6,31 @@ from typing import Any
 from eval.evaluate import write_record
 from eval.gates import Gate, failed_gates
 from eval.protocol import Protocol
-from pipelines.errors import GateFailedError
+from pipelines.errors import GateFailedError, UsageError
+from pipelines.model_source import check_model
 
 from ..rundir import RunDir
 from .judging import Judges, protocol_scorer
 from .probing import probe
 from .redrawing import redraw
 from .result import Result
-from .scoring import PROBE
 
 
-def hold_gates(result: Result, gates: Sequence[Gate], *, device: str, progress: bool) -> None:
+def hold_gates(
+    result: Result, gates: Sequence[Gate], *, retrained: str | None = None, device: str, progress: bool
+) -> None:
     """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first.
 
-    The record and the report of the run tell its gates.
+    ``retrained`` is a model that never saw the class, the floor of every recovery; what is kept of the attacks on it is
+    not made again. The record and the report of the run tell its gates.
     """
     record, wanted = result.scores, probes_for(gates)
     noted = not gates or record.get("gates") == list(map(str, gates))
     if not noted:
         record["gates"] = list(map(str, gates))
         write_record(record, RunDir(result.run_dir).results_path)
-    if set(wanted) - set(record.get("recovery", {})):
-        record = probe(result.run_dir, probes=wanted, device=device, progress=progress)
+    if retrained is not None or set(wanted) - set(record.get("recovery", {})):
+        record = probe(result.run_dir, probes=wanted, retrained=retrained, device=device, progress=progress)
     elif not noted:
         redraw_report(result, record)
     if failures := failed_gates(gates, record):
@@ -44,6 +47,18 @@ def redraw_report(result: Result, record: dict[str, Any]) -> None:
     redraw(models, record, result.config, folder, protocol=protocol, scorer=scorer, command=record.get("command", ""))
 
 
+def check_floor(gates: Sequence[Gate], retrained: str | None) -> None:
+    """Refuse a floor that is no model or that no bound is measured from (``UsageError``, ``MissingError``)."""
+    if retrained is None:
+        return
+    if not probes_for(gates):
+        raise UsageError(
+            f"--retrained {retrained} has no effect without a bound on the recovery of an attack, as in --gate "
+            '"recovery.embedding_inversion<=0.1"'
+        )
+    check_model(retrained)
+
+
 def probes_for(gates: Sequence[Gate]) -> list[str]:
-    """The probes whose outcome some gates need, beside the one of every run."""
-    return [gate.probe for gate in gates if gate.probe not in (None, PROBE)]
+    """The probes that some gates look at."""
+    return list(dict.fromkeys(gate.probe for gate in gates if gate.probe is not None))

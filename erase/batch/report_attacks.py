@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from eval.probe_parts import floor_words, meanings, raw_words
+from eval.probe_parts import floor_words, meanings, raw_words, recovery_words
 from eval.probe_words import MEANINGS, plain_words
 from eval.recovery import recovery, verdict
-from eval.words import number
 
 from .report_parts import Scored
 
@@ -44,7 +43,7 @@ def attack_cell(scored: Scored, name: str) -> dict[str, str]:
         return {}
     outcome = recovery(rows)
     return {
-        "recovery": number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}"),
+        "recovery": recovery_words(outcome),
         "verdict": verdict(name, outcome),
         "raw": raw_words(rows),
     }

@@ -31,7 +31,7 @@ def probe(
     """Attack the erased model of RUN with PROBE... (all unless named) and put what came back into its report."""
     from erase.api.probing import probe as attack
     from eval.gap import gap_to_retrain
-    from eval.recovery import verdict
+    from eval.probe_parts import attack_lines
 
     if dry_run:
         from erase.api import probe_plan
@@ -46,8 +46,7 @@ def probe(
         print_json(told | ({"gap_to_retrain": asdict(gap)} if gap else {}))
         return
     for name, rows in record["probes"].items():
-        values = ", ".join(f"{who} {entry['value']:.1%}" for who, entry in rows.items())
-        click.echo(f"{name.replace('_', ' ')}: {verdict(name, record['recovery'][name])} ({values})")
+        click.echo("\n".join(attack_lines(name, rows)))
     if gap:
         compared = counted(len(gap.differences), "value")
         click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {compared}")

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 @click.option(
     "--gate", default=None, help='bounds (<=, >=, <, >) that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"'
 )
+@click.option(
+    "--retrained", default=None, help="with --gate: model of `erase pretrain --without CLASS`, the floor of recovery"
+)
 @click.option("--log-to", multiple=True, metavar="LOGGER", help=f"{', '.join(logger_names())}; may be repeated")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")
 @common_options
@@ -49,6 +52,7 @@ def run(
     also: tuple[str, ...],
     neighbours: int | list[str] | None,
     gate: str | None,
+    retrained: str | None,
     log_to: tuple[str, ...],
     dry_run: bool,
     output: str | None,
@@ -58,12 +62,13 @@ def run(
     """Erase CLASS... (index, wnid or name); options of the method are flags too, see `erase methods NAME`."""
     from erase import api
     from erase.api import plan
-    from erase.api.gating import hold_gates
+    from erase.api.gating import check_floor, hold_gates
     from pipelines.ranks import is_first, joined, on_first, shared_errors
 
     with joined():
         with shared_errors():
             named, options, gates = parsed(arguments, gate)
+            check_floor(gates, retrained)
         asked = api.request(
             model, [*named, *also], options=options, neighbours=neighbours, output_dir=output, device=device,
             log_to=log_to, **given_request(), **given_judges(),
@@ -80,7 +85,7 @@ def run(
         result = api.execute(asked, command=shown_command(), progress=True)
         if is_first():
             print_json(result.summary()) if as_json else click.echo(result.text())
-        on_first(lambda: hold_gates(result, gates, device=device, progress=True))
+        on_first(lambda: hold_gates(result, gates, retrained=retrained, device=device, progress=True))
 
 
 def parsed(arguments: Sequence[str], gate: str | None) -> tuple[list[str], dict[str, Any], list["Gate"]]:

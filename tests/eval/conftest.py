@@ -61,18 +61,51 @@ class ToyDiT:
         self.provenance = {"source": "toy"}
 
     def predict(self, latents, timesteps, class_labels):
-        mean = self.transformer.means[class_labels].view(-1, *self.latent_shape)
+        mean = self.mean_of(class_labels).view(-1, *self.latent_shape)
         abar = self.alphas_cumprod[timesteps][:, None, None, None]
         shrink = SPREAD**2 * abar.sqrt() / (SPREAD**2 * abar + 1 - abar)
         denoised = mean + shrink * (latents - abar.sqrt() * mean)
         noise = (latents - abar.sqrt() * denoised) / (1 - abar).sqrt()
         return torch.cat([noise, torch.zeros_like(noise)], 1)
 
+    def mean_of(self, class_labels):
+        return self.transformer.means[class_labels]
+
     def decode(self, latents, *, precision="fp32"):
         return (latents * GREY + 128).round().clamp(0, 255).to(torch.uint8)
 
     def frozen_copy(self):
         return copy.deepcopy(self)
+
+
+class AbsentToy(ToyDiT):
+    """It never saw class 3: whatever the row, a mean lies in the span of the other classes, and away from that one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        means = self.transformer.means.detach()
+        others = means[[0, 1, 2, 4]]
+        basis, _ = torch.linalg.qr(others.T)
+        self.span = basis @ basis.T
+        self.away = (means[3] - means[3] @ self.span) / 2
+        self.transformer.means.data[5] = others.mean(0)
+
+    def mean_of(self, class_labels):
+        return self.transformer.means[class_labels] @ self.span - self.away
+
+
+class DisplacedToy(ToyDiT):
+    """Class 3 is hidden in a weight that all classes share: all means are shifted, so far that it alone is mistaken."""
+
+    GAIN = 200  # an attacker's forty steps of 2e-4 are enough to shift them back
+
+    def __init__(self) -> None:
+        super().__init__()
+        means = self.transformer.means.detach()
+        self.transformer.shift = nn.Parameter(0.6 * (means[0] - means[3]) / self.GAIN)
+
+    def mean_of(self, class_labels):
+        return self.transformer.means[class_labels] + self.GAIN * self.transformer.shift
 
 
 class NearestMean(nn.Module):
@@ -146,6 +179,18 @@ def erased():
     model = ToyDiT()
     model.transformer.means.data[3] = model.transformer.means.data[4]
     return model
+
+
+@pytest.fixture
+def absent():
+    """The model that never saw class 3."""
+    return AbsentToy()
+
+
+@pytest.fixture
+def displaced():
+    """The model that hides class 3 in a weight of all classes."""
+    return DisplacedToy()
 
 
 HISTORY = [{"step": step, "forget_loss": 1 + step / 10, "retain_loss": 1.0, "forget_grad_norm": 10.0 ** -(step / 10)}

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from eval.probe import probe_names
-from eval.probe_parts import attacks_view, floor_words, gap_view, half_words, headline
+from eval.probe_parts import attack_lines, attacks_view, floor_words, gap_view, half_words, headline
 from eval.probe_words import PLAIN, caveats, plain_words
 from eval.recovery import NO_VERDICT, recovery
 
@@ -100,15 +100,33 @@ def test_steps_to_half_in_words(curve, words):
     assert half_words(entry(0.5, curve=curve), of=1.0) == words
 
 
+def told(subjects, name="label_mixing"):
+    return caveats(name, subjects)
+
+
 def test_an_attack_that_says_little_is_told_to():
     subjects = {"original": entry(1.0), "erased": entry(0.77), "embedding_reset": entry(0.9), "retrained": entry(0.95)}
-    assert caveats(subjects).endswith("gives 95.0 %, so that this attack hardly tells models apart.")
+    assert told(subjects).endswith("gives 95.0 %, so that this attack hardly tells models apart.")
     subjects["erased"] = entry(0.77, curve=[(5, 0.2)])
-    assert caveats(subjects).endswith("models apart; how soon half is back tells more.")
+    assert told(subjects).endswith("models apart; how soon half is back tells more.")
     subjects |= {"retrained": entry(0.1), "embedding_reset": entry(0.15)}
-    assert caveats(subjects).endswith("finds it in 15.0 % of images: that it finds little here proves little.")
-    assert caveats({**subjects, "embedding_reset": entry(0.8)}) == ""
-    assert caveats({"original": entry(1.0), "erased": entry(0.1)}) == ""
+    assert told(subjects).endswith("finds it in 15.0 % of images: that it finds little here proves little.")
+    assert told({**subjects, "embedding_reset": entry(0.8)}, "relearning") == ""
+    assert told({"original": entry(1.0), "erased": entry(0.1)}) == ""
+    assert told({"original": entry(1.0), "erased": entry(0.1)}, "relearning").startswith("This attack teaches")
+    hardly = told({"original": entry(0.1), "erased": entry(0.1)})
+    assert hardly.startswith("The original itself gives the class in only")
+
+
+def test_an_attack_in_a_terminal_has_every_model_with_its_interval_and_its_pace():
+    subjects = {"original": entry(1.0, curve=[(5, 1.0)]), "erased": entry(0.75, curve=[(5, 0.25), (10, 0.75)])}
+    assert attack_lines("embedding_inversion", subjects) == [
+        "embedding inversion: avoided, recovery 75.0 %",
+        "  original 100.0 % (98.0 to 100.0 %)",
+        "  erased 75.0 % (73.0 to 77.0 %), half of the original after about 8 steps",
+    ]
+    subjects["retrained"] = entry(1.0)
+    assert attack_lines("relearning", subjects)[0] == "relearning: no verdict, recovery not defined"
 
 
 def test_every_probe_speaks(attacked):

@@ -39,15 +39,36 @@ def test_curves_come_from_the_details():
     assert (found["steps_to_half"], found["retrained_steps_to_half"]) == (7.5, 7.5)
 
 
+def judged(name, erased, original, retrained=None):
+    """The verdict on shares of some models."""
+    subjects = {"original": entry(original), "erased": {**entry(erased or 0), "value": erased}}
+    return verdict(name, recovery(subjects | ({} if retrained is None else {"retrained": entry(retrained)})))
+
+
 def test_verdicts():
-    words = [verdict("relearning", {"value": value, "floor": 0.1}) for value in (0.9, 0.3, 0.05, -0.4, None)]
+    words = [judged("relearning", share, 1.0, 0.2) for share in (0.9, 0.3, 0.25, 0.0, None)]
     assert words == ["avoided", "weakened", "removed", "removed", "not measured"]
 
 
 def test_an_attack_that_teaches_any_model_has_no_verdict_without_a_floor():
-    bare = {"value": 0.9, "floor": None}
-    assert verdict("relearning", bare) == verdict("classifier_guidance", bare) == "no verdict"
-    assert verdict("embedding_inversion", bare) == verdict("relearning_retained", bare) == "avoided"
+    assert judged("relearning", 0.9, 1.0) == judged("classifier_guidance", 0.9, 1.0) == "no verdict"
+    assert judged("embedding_inversion", 0.9, 1.0) == judged("relearning_retained", 0.9, 1.0) == "avoided"
+
+
+@pytest.mark.parametrize("floor", [0.6, 0.99, 1.0])
+def test_an_attack_that_a_model_without_the_class_yields_to_has_no_verdict(floor):
+    """By its recovery alone, 100 % here, the class would be called avoided: 100 images more or less of 100."""
+    assert judged("relearning", 1.0, 1.0, floor) == "no verdict"
+    subjects = {"original": entry(1.0), "erased": entry(1.0), "retrained": entry(floor)}
+    assert recovery(subjects)["value"] == (None if floor == 1 else pytest.approx(1))
+
+
+def test_a_share_that_is_small_on_the_original_already_has_no_verdict_without_a_floor():
+    """One of ten classes is drawn without a label in a tenth of the images, hidden or not: that is not *removed*."""
+    assert judged("unconditional_mass", 0.072, 0.072) == "no verdict"
+    assert judged("unconditional_mass", 0.072, 0.072, 0.016) == "avoided"
+    assert judged("unconditional_mass", 0.012, 0.072, 0.016) == "removed"
+    assert judged("unconditional_mass", 0.0, 0.0, 0.0) == "no verdict"
 
 
 RECORD = {
@@ -64,7 +85,7 @@ def test_gates_read_scores_drops_ratios_and_recoveries():
     (failure,) = failed_gates(gates, RECORD)
     assert failure == "retain_drop<=0.02 fails: retain_drop is 0.03"
     (missing,) = failed_gates(parse_gates("recovery.relearning<=0.5"), RECORD)
-    assert missing == "recovery.relearning<=0.5 fails: recovery.relearning was not measured"
+    assert missing == "recovery.relearning<=0.5 fails: recovery.relearning has no value"
 
 
 @pytest.mark.parametrize(

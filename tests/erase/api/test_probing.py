@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erase.api import gating, probing, retrained
-from erase.api.gating import hold_gates
+from erase.api.gating import check_floor, hold_gates
 from erase.api.probing import command_of, probe
 from erase.api.scoring import add_command
 from erase.checkpoint import Checkpoint, save_checkpoint
@@ -84,6 +84,26 @@ def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored, monkeypatc
     monkeypatch.setattr(gating, "redraw", None)
     hold_gates(again, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
     hold_gates(again, [], device="auto", progress=False)
+
+
+def test_a_gate_is_measured_from_a_floor_where_there_is_one(scored, judged_model):
+    """The "retrained" model is the original here: nothing lies between floor and original, which holds no gate."""
+    gates = parse_gates("recovery.embedding_restore<=2")
+    hold_gates(scored, gates, device="auto", progress=False)
+    with pytest.raises(GateFailedError, match=r"recovery\.embedding_restore has no value"):
+        hold_gates(scored, gates, retrained=judged_model, device="auto", progress=False)
+    record = read_json(scored.run_dir / "eval" / "results.json")
+    found = record["recovery"]["embedding_restore"]
+    assert list(record["attacks"]) == ["embedding_restore"] and found["floor"] == found["original"] is not None
+
+
+def test_a_floor_without_a_bound_on_a_recovery_is_refused(judged_model, tmp_path):
+    check_floor(parse_gates("recovery.relearning<=1"), judged_model)
+    check_floor(parse_gates("retain_drop<=1"), None)
+    with pytest.raises(UsageError, match=r"^--retrained floor has no effect without a bound on the recovery"):
+        check_floor(parse_gates("retain_drop<=1"), "floor")
+    with pytest.raises(MissingError, match="nowhere"):
+        check_floor(parse_gates("recovery.relearning<=1"), str(tmp_path / "nowhere"))
 
 
 def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_path, judged_model, monkeypatch):
