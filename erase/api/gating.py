@@ -14,6 +14,7 @@ from .judging import Judges, protocol_scorer
 from .probing import probe
 from .redrawing import redraw
 from .result import Result
+from .scoring import PROBE
 
 
 def hold_gates(
@@ -24,7 +25,7 @@ def hold_gates(
     ``retrained`` is a model that never saw the class, the floor of every recovery; what is kept of the attacks on it is
     not made again. The record and the report of the run tell its gates.
     """
-    record, wanted = result.scores, probes_for(gates)
+    record, wanted = result.scores, attacks_for(gates, floor=retrained is not None)
     noted = not gates or record.get("gates") == list(map(str, gates))
     if not noted:
         record["gates"] = list(map(str, gates))
@@ -51,7 +52,7 @@ def check_floor(gates: Sequence[Gate], retrained: str | None) -> None:
     """Refuse a floor that is no model or that no bound is measured from (``UsageError``, ``MissingError``)."""
     if retrained is None:
         return
-    if not probes_for(gates):
+    if not attacks_for(gates, floor=True):
         raise UsageError(
             f"--retrained {retrained} has no effect without a bound on the recovery of an attack, as in --gate "
             '"recovery.embedding_inversion<=0.1"'
@@ -59,6 +60,7 @@ def check_floor(gates: Sequence[Gate], retrained: str | None) -> None:
     check_model(retrained)
 
 
-def probes_for(gates: Sequence[Gate]) -> list[str]:
-    """The probes that some gates look at."""
-    return list(dict.fromkeys(gate.probe for gate in gates if gate.probe is not None))
+def attacks_for(gates: Sequence[Gate], *, floor: bool) -> list[str]:
+    """The probes to be made for some gates: a run makes the row probe by itself, without a floor."""
+    names = dict.fromkeys(gate.probe for gate in gates if gate.probe is not None)
+    return [name for name in names if floor or name != PROBE]

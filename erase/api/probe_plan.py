@@ -44,17 +44,24 @@ def plan(
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     if retrained is not None:
         check_model(retrained)
-    record, config = read_record(folder.results_path), folder.config
-    terms = terms_of(config, Protocol(**record["asked"]["protocol"]), budget=budget)
-    subjects = [*SUBJECTS, *(["retrained"] if retrained is not None else [])]
-    where = pick_device(device)
+    protocol = Protocol(**read_record(folder.results_path)["asked"]["protocol"])
+    floor = retrained is not None
+    return attacks_plan(folder.config, protocol, names=names, budget=budget, floor=floor, device=pick_device(device))
+
+
+def attacks_plan(
+    config: ErasureConfig, protocol: Protocol, *, names: Sequence[str], budget: str, floor: bool, device: torch.device
+) -> dict[str, Any]:
+    """The cost of some probes on an erasure, made or not; ``floor`` counts those on a retrained model as well."""
+    subjects = [*SUBJECTS, *(["retrained"] if floor else [])]
+    terms = terms_of(config, protocol, budget=budget)
     found = costs(names, terms, decode_flops(config), num_subjects=len(subjects))
-    speed = measured_flops(where)
+    speed = measured_flops(device)
     return {
         "budget": budget,
-        "protocol": terms.protocol.name,
+        "protocol": protocol.name,
         "subjects": subjects,
-        "device": str(where),
+        "device": str(device),
         "probes": {name: {**entry, "seconds": 1e12 * entry["tflop"] / speed} for name, entry in found.items()},
         "tflop": sum(entry["tflop"] for entry in found.values()),
         "seconds": 1e12 * sum(entry["tflop"] for entry in found.values()) / speed,

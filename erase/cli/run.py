@@ -26,6 +26,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from erase.api.requesting import Request
     from eval.gates import Gate
 
 
@@ -78,7 +79,7 @@ def run(
             panel = asked.judges.neighbours
             counted = on_first(lambda: plan.count(asked.config, asked.protocol, asked.device, neighbours=panel))
             if is_first():
-                print_json(counted) if as_json else click.echo(plan.text(counted))
+                tell_plan(counted, gate_attacks(asked, gates, retrained), as_json=as_json)
             return
         on_first(lambda: plan.tell(asked.config, asked.judges.neighbours))
         asked = replace(asked, gates=tuple(map(str, gates)))
@@ -86,6 +87,29 @@ def run(
         if is_first():
             print_json(result.summary()) if as_json else click.echo(result.text())
         on_first(lambda: hold_gates(result, gates, retrained=retrained, device=device, progress=True))
+
+
+def gate_attacks(asked: "Request", gates: Sequence["Gate"], retrained: str | None) -> dict[str, Any]:
+    """What the attacks take that gates need; empty where they need none beside the one of every run."""
+    from erase.api import probe_plan
+    from erase.api.gating import attacks_for
+
+    names, floor = attacks_for(gates, floor=retrained is not None), retrained is not None
+    if not names:
+        return {}
+    return probe_plan.attacks_plan(
+        asked.config, asked.protocol, names=names, budget="quick", floor=floor, device=asked.device
+    )
+
+
+def tell_plan(counted: dict[str, Any], attacks: dict[str, Any], *, as_json: bool) -> None:
+    """Print the plan of a run, and that of the attacks that its gates need."""
+    from erase.api import plan, probe_plan
+
+    if as_json:
+        print_json(counted | ({"attacks": attacks} if attacks else {}))
+        return
+    click.echo("\n".join([plan.text(counted), *([probe_plan.text(attacks)] if attacks else [])]))
 
 
 def parsed(arguments: Sequence[str], gate: str | None) -> tuple[list[str], dict[str, Any], list["Gate"]]:

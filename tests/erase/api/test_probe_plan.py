@@ -1,6 +1,7 @@
 """``erase probe --dry-run``: what it counts is what a probe then does, and nothing is loaded or written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from erase.api import probe_plan, probing
 from erase.api.probing import probe
 from erase.cli.probe import probe as command
+from erase.cli.run import run
+from erase.configure import configure
 from eval.cost import Cost, probe_cost
 from eval.features import ClassifierScorer
-from eval.probe import probe_names
+from eval.probe import AMOUNTS, probe_names
 from eval.protocol import named
 from pipelines.errors import MissingError, UsageError
 from pipelines.model import DiT
@@ -86,3 +89,37 @@ def test_a_class_that_was_erased_before_is_no_neighbour(configured, monkeypatch)
     earlier = {"erased": {"forget_classes": [0, 1]}}
     monkeypatch.setattr(probe_plan, "read_provenance", lambda model: earlier)
     assert probe_plan.terms_of(config, protocol, budget="quick").num_others == 7
+
+
+def test_the_cost_on_xl2_stands_in_the_docs():
+    """Counted from the published architecture alone: rows of the network, images, operations at both budgets."""
+    config, quick = configure("facebook/DiT-XL-2-256", [207]), named("quick")
+    plans = [
+        probe_plan.attacks_plan(
+            config, quick, names=probe_names(), budget=budget, floor=False, device=torch.device("cpu")
+        )
+        for budget in AMOUNTS
+    ]
+    page = (Path(__file__).parents[3] / "docs" / "probes.md").read_text()
+    for name in probe_names():
+        less, more = (plan["probes"][name] for plan in plans)
+        counts = f"{less['forward_rows']:,} | {less['backward_rows']:,} | {less['images']:,}"
+        assert f"| `{name}` | {counts} | {less['tflop'] / 1000:.1f} | {more['tflop'] / 1000:.1f} |" in page
+    totals = " | ".join(f"{plan['tflop'] / 1000:.1f}" for plan in plans)
+    assert f"| together | | | | {totals} |" in page
+
+
+def test_the_plan_of_a_run_holds_the_attacks_of_its_gates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["three", "--model", "digits", "--dry-run", "--gate"]
+    asked = CliRunner().invoke(
+        run, [*words, "recovery.label_mixing<=1, retain_drop<=1", "--json"], catch_exceptions=False
+    )
+    attacks = json.loads(asked.stdout)["attacks"]
+    assert list(attacks["probes"]) == ["label_mixing"] and attacks["subjects"] == [*probe_plan.SUBJECTS]
+    text = CliRunner().invoke(run, [*words, "recovery.label_mixing<=1", "--retrained", "digits"]).stdout
+    assert "label_mixing  " in text and "control, retrained\n" in text and "time " in text.split("label_mixing")[0]
+
+    # The row probe is a part of every run, unless it is measured from a floor.
+    plain = CliRunner().invoke(run, [*words, "recovery.embedding_restore<=1", "--json"]).stdout
+    assert "attacks" not in json.loads(plain) and not any(tmp_path.iterdir())
