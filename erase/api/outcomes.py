@@ -30,6 +30,7 @@ def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcom
         record.setdefault("recovery", {})[name] = recovery(record["probes"][name])
         record.setdefault("attacks", {})[name] = {
             "budget": asdict(budget.amount),
+            "seed": budget.seed,
             "kept": {who: each.path.name for who, each in rows.items()},
         }
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def probe(
     data: str | None = None,
     retrained: str | None = None,
     control: bool = True,
+    seed: int | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -48,8 +49,9 @@ def probe(
 
     ``probes`` names files of ``eval/probes``, none means all; ``retrained`` is a model of
     ``erase pretrain --without CLASS``, the floor of each recovery; ``data`` are the attacker's images, those of the run
-    unless named; ``control=False`` leaves out the retained class. Outcomes are kept in the cache by model, attack and
-    budget. Raises ``UsageError`` for an unknown name and ``MissingError`` for a run without scores.
+    unless named, and ``seed`` decides what an attacker draws, that of the run unless given; ``control=False`` leaves out
+    the retained class. Outcomes are kept in the cache by model, attack, budget and seed. Raises ``UsageError`` for an
+    unknown name and ``MissingError`` for a run without scores.
     """
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     record = read_record(folder.results_path)
@@ -58,11 +60,12 @@ def probe(
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
+        budgeted = budgeted if seed is None else replace(budgeted, seed=seed)
         controls = [("control", erased, control_class(record, budgeted))] if control else []
         targets = [*((who, model, config.forget_classes[0]) for who, model in subjects.items()), *controls]
         found = attack(names, targets, budgeted, progress=progress)
         add_outcomes(record, found, budgeted)
-        add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained))
+        add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained, seed=seed))
         write_record(record, folder.results_path)
         publish(record, subjects, folder, budgeted, progress=progress)
     return record
@@ -97,11 +100,16 @@ def checked_run(run: str | Path, *, budget: str, data: str | None) -> RunDir:
 
 
 def command_of(
-    run: str | Path, probes: Sequence[str], *, budget: str, data: str | None, retrained: str | None
+    run: str | Path, probes: Sequence[str], *, budget: str, data: str | None, retrained: str | None, seed: int | None
 ) -> list[str]:
     """The words of the command line that makes the same attacks."""
-    given = {"--budget": None if budget == "quick" else budget, "--data": data, "--retrained": retrained}
-    options = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    given = {
+        "--budget": None if budget == "quick" else budget,
+        "--data": data,
+        "--retrained": retrained,
+        "--seed": seed,
+    }
+    options = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     return ["erase", "probe", str(run), *probes, *options]
 
 

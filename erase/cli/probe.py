@@ -15,6 +15,9 @@ from . import print_json
 @click.option("--budget", default="quick", help="quick or full [default: quick]")
 @click.option("--data", default=None, help="the attacker's images [default: those of the run]")
 @click.option("--retrained", default=None, help="model of `erase pretrain --without CLASS`, the floor of recovery")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=None, help="what an attacker draws [default: that of the run]"
+)
 @click.option("--device", default="auto", help="auto, cpu or cuda [default: auto]")
 @click.option("--dry-run", is_flag=True, help="print what the probes would take, and attack nothing")
 @click.option("--json", "as_json", is_flag=True, help="print exactly one JSON object")
@@ -24,6 +27,7 @@ def probe(
     budget: str,
     data: str | None,
     retrained: str | None,
+    seed: int | None,
     device: str,
     dry_run: bool,
     as_json: bool,
@@ -39,7 +43,7 @@ def probe(
         found = probe_plan.plan(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
         print_json(found) if as_json else click.echo(probe_plan.text(found))
         return
-    record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, device=device)
+    record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, seed=seed, device=device)
     gap = gap_to_retrain(record)
     if as_json:
         told = {name: record[name] for name in ("probes", "recovery", "attacks")}

@@ -54,6 +54,15 @@ def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
     assert "relearning" in (scored.run_dir / "report.html").read_text()
 
 
+def test_an_attacker_draws_by_the_seed_that_is_given(scored):
+    """An attack that draws its images and batches: by another seed it is another one, and the record says which."""
+    records = [probe(scored.run_dir, probes=["relearning"], seed=seed, progress=False) for seed in (None, 0, 1)]
+    of_run, same, other = ({"seed": each["attacks"]["relearning"]["seed"]} | each["probes"] for each in records)
+    assert (of_run["seed"], other["seed"]) == (0, 1) and of_run == same
+    kept = [each["attacks"]["relearning"]["kept"] for each in records]
+    assert kept[0] == kept[1] and not set(kept[0].values()) & set(kept[2].values())
+
+
 def test_an_outcome_belongs_to_weights_budget_and_the_code_of_the_attack(scored, monkeypatch):
     probe(scored.run_dir, probes=["unconditional_mass"], progress=False)
     kept = set((probing.probe_dir()).iterdir())
@@ -142,8 +151,8 @@ def test_an_unfinished_run_is_refused_with_its_step_and_its_command(tmp_path):
 
 
 def test_commands_are_told_once_each():
-    assert command_of("runs/a b", ["relearning"], budget="full", data=None, retrained="floor") == [
-        "erase", "probe", "runs/a b", "relearning", "--budget", "full", "--retrained", "floor",
+    assert command_of("runs/a b", ["relearning"], budget="full", data=None, retrained="floor", seed=0) == [
+        "erase", "probe", "runs/a b", "relearning", "--budget", "full", "--retrained", "floor", "--seed", "0",
     ]  # fmt: skip
     record = {}
     for words in (["erase", "probe", "a b"], ["erase", "eval", "x"], ["erase", "probe", "a b"]):
