@@ -49,9 +49,9 @@ def probe(
 
     ``probes`` names files of ``eval/probes``, none means all; ``retrained`` is a model of
     ``erase pretrain --without CLASS``, the floor of each recovery; ``data`` are the attacker's images, those of the run
-    unless named, and ``seed`` decides what an attacker draws, that of the run unless given; ``control=False`` leaves out
-    the retained class. Outcomes are kept in the cache by model, attack, budget and seed. Raises ``UsageError`` for an
-    unknown name and ``MissingError`` for a run without scores.
+    unless named, and ``seed`` decides what an attacker draws, that of the run unless given; ``control=False`` leaves
+    out the retained class. Outcomes are kept in the cache by model, attack, budget and seed. Raises ``UsageError`` for
+    an unknown name and ``MissingError`` for a run without scores.
     """
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     record = read_record(folder.results_path)
