@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,25 @@ class Job:
         from erase.configure import configure
 
         method = "embedding_reset" if self.method == ORIGINAL else self.method
-        return configure(
-            self.model, [self.forget_class], method=method, options={**dict(self.options), "seed": self.seed}
-        )
+        options = {**dict(self.options), "seed": self.seed}
+        return configure(self.model, [self.forget_class], method=method, data=self.source, options=options)
+
+    @property
+    def source(self) -> str | None:
+        """Where the images come from; None is the model's own choice."""
+        return None
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What is scored."""
+        return SCORES
+
+    def erase(self, config: Any) -> Any:
+        """Original and erased model."""
+        from erase.erasure import run_erasure
+        from erase.rundir import cache_dir
+
+        return run_erasure(config, cache_dir=cache_dir())
 
 
 def carry_out(job: Job) -> Row:
@@ -48,8 +64,6 @@ def carry_out(job: Job) -> Row:
 
     torch.set_num_threads(1)
     from erase.api.judging import Judges, protocol_scorer
-    from erase.erasure import run_erasure
-    from erase.rundir import cache_dir
     from eval.probe import Budget, load_probe
     from eval.protocol import named
     from pipelines.errors import DivergedError
@@ -57,7 +71,7 @@ def carry_out(job: Job) -> Row:
     config = job.config()
     started, cpu_started = time.perf_counter(), time.process_time()
     try:
-        erased = run_erasure(config, cache_dir=cache_dir())
+        erased = job.erase(config)
         failure = {}
     except DivergedError as error:
         erased, failure = None, {"diverged": str(error)}
@@ -68,15 +82,17 @@ def carry_out(job: Job) -> Row:
     model = original if job.method == ORIGINAL else erased.model
     protocol = replace(named("small"), num_forget_images=job.num_images, num_retain_images=job.num_images)
     scorer = protocol_scorer(original, protocol, Judges())
-    found = scores(original, model, job.forget_class, protocol, scorer=scorer)
+    found = scores(original, model, job.forget_class, protocol, scorer=scorer, names=job.score_names)
     if job.restore:
         budget = Budget(original=original, protocol=protocol, scorer=scorer)
         found["restored"] = load_probe("embedding_restore")(model, job.forget_class, budget).value
     return {**found, **spent}
 
 
-def scores(original: Any, model: Any, forget_class: int, protocol: Any, *, scorer: Any) -> dict[str, float]:
-    """Forget accuracy, retain accuracy and Frechet distance by the model's own classifier."""
+def scores(
+    original: Any, model: Any, forget_class: int, protocol: Any, *, scorer: Any, names: Sequence[str] = SCORES
+) -> dict[str, float]:
+    """Scores by the model's own classifier: forget accuracy, retain accuracy and Frechet distance unless named."""
     from erase.api.judging import real_reference
     from eval.evaluate import NO_FEATURES, score_model
     from eval.metric import Context
@@ -89,8 +105,8 @@ def scores(original: Any, model: Any, forget_class: int, protocol: Any, *, score
         training_features=NO_FEATURES,
         seed=protocol.first_seed,
     )
-    values = score_model(model, SCORES, context, protocol=protocol, scorer=scorer)
-    return {name: values[name]["value"] for name in SCORES}
+    values = score_model(model, names, context, protocol=protocol, scorer=scorer)
+    return {name: values[name]["value"] for name in names}
 
 
 def done_rows(path: Path) -> dict[tuple[str, str], Row]:

@@ -28,5 +28,5 @@ def test_every_attempt_has_a_row_also_one_that_diverged(monkeypatch):
     assert quick[0] == "| shipped | 1.10 | 1.2 | 1.2 / 1.2 | -2 / -2 | never / never | 0.036 / 0.036 |"
     averaged = next(row for row in quick if AVERAGED in row)
     assert averaged == f"| {AVERAGED} | diverged | - | diverged / diverged | - / - | - / - | - / - |"
-    assert full[0].endswith("| 16 / 16 | never / never | 0.19 / 0.19 |")
-    assert full[1].startswith(f"| {BEFORE} | 1.2 / - | -2 / - | 16 / - |")
+    assert full[0].endswith("| 16 / 16 / 16 | never / never / never | 0.19 / 0.19 / 0.19 |")
+    assert full[1].startswith(f"| {BEFORE} | 1.2 / - / - | -2 / - / - | 16 / - / - |")
