@@ -73,9 +73,9 @@ def pace(line: Line, name: str) -> str:
     return " / ".join(steps_in_words(half(line, curve), last=curve[-1][0]) for curve in shown)
 
 
-def steps_in_words(steps: float | None, *, last: int) -> str:
-    """Whole steps, or that there were not enough."""
-    return f"> {last}" if steps is None else f"{steps:.0f}"
+def steps_in_words(steps: float | None, *, last: int, digits: int = 0) -> str:
+    """Steps with some digits, or that there were not enough."""
+    return f"> {last}" if steps is None else f"{steps:.{digits}f}"
 
 
 def ratio_in_words(ratio: float | str | None) -> str:

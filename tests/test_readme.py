@@ -1,14 +1,16 @@
 """The README's commands as the command line reads them, and its jobs file as a batch does."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import default_attempts, default_summary, posterior_quality
+from benchmarks import beyond_budget, default_attempts, default_summary, posterior_quality
 from benchmarks.attacks import kept
 from benchmarks.erasures import RESULTS
+from benchmarks.lines import kept_lines
 from benchmarks.probe_summary import tables
 from benchmarks.probe_table import subjects
 from erase.batch.jobs import read_jobs
@@ -45,6 +47,15 @@ def test_the_table_of_the_full_budget_is_that_of_the_results():
     assert [line for line in told.splitlines() if line not in probes] == []
     section = README.read_text().split("python -m\nbenchmarks.probe_table --default")[1].split(":\n\n")[1]
     assert section.startswith(default_summary.overview(lines))
+
+
+def test_attacks_beyond_the_full_budget_are_those_of_the_results():
+    """``python -m benchmarks.beyond_budget`` prints them; each model stands beside the one that never saw the class."""
+    lines = beyond_budget.kept()
+    assert lines.keys() == {replace(job, who=who) for job in lines for who in beyond_budget.NAMES}
+    assert len(lines) == len(kept_lines(beyond_budget.PATH))
+    probes = README.with_name("docs").joinpath("probes.md").read_text()
+    assert [line for line in beyond_budget.tables(lines).splitlines() if line not in probes] == []
 
 
 def test_the_short_erasure_is_the_one_of_the_demo():
