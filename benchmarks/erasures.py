@@ -26,6 +26,7 @@ class Job:
     model: str = "digits"
     num_images: int = 250  # of the erased class, and as many of the others together
     restore: bool = False  # also score with the original label row put back
+    also: tuple[str, ...] = ()  # further scores
 
     @property
     def key(self) -> str:
@@ -44,11 +45,6 @@ class Job:
     def source(self) -> str | None:
         """Where the images come from; None is the model's own choice."""
         return None
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        """What is scored."""
-        return SCORES
 
     def erase(self, config: Any) -> Any:
         """Original and erased model."""
@@ -82,7 +78,7 @@ def carry_out(job: Job) -> Row:
     model = original if job.method == ORIGINAL else erased.model
     protocol = replace(named("small"), num_forget_images=job.num_images, num_retain_images=job.num_images)
     scorer = protocol_scorer(original, protocol, Judges())
-    found = scores(original, model, job.forget_class, protocol, scorer=scorer, names=job.score_names)
+    found = scores(original, model, job.forget_class, protocol, scorer=scorer, names=(*SCORES, *job.also))
     if job.restore:
         budget = Budget(original=original, protocol=protocol, scorer=scorer)
         found["restored"] = load_probe("embedding_restore")(model, job.forget_class, budget).value
