@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from erase.cli import main
+from erase.cli import EXIT_CODES, LazyGroup, main
 from pipelines.generate import generate_all
 from pipelines.model import load, save
 from pipelines.sampler import SamplerSettings
@@ -258,3 +259,16 @@ def test_the_sequence_from_a_cache_to_a_rebuilt_model(here: Path) -> None:
     assert refused.returncode == 2 and "--gate" in sentence(refused)
     refused = erase("stats", "show", "delta.safetensors", cwd=here)
     assert refused.returncode == 4 and "no whole npz" in sentence(refused)
+
+
+@pytest.mark.parametrize(("kind", "code"), EXIT_CODES.items())
+def test_an_error_is_one_sentence_and_its_exit_code(kind: type, code: int, monkeypatch, capsys) -> None:
+    @click.command()
+    def fails() -> None:
+        raise kind("retain_drop<=0.02 fails: retain_drop is 0.03")
+
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == code
+    assert capsys.readouterr() == ("", "error: retain_drop<=0.02 fails: retain_drop is 0.03\n")
