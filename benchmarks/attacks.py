@@ -7,7 +7,6 @@ of the code of an attack is not seen: it asks for new lines, of erased models an
 
 import fcntl
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -31,14 +30,17 @@ if TYPE_CHECKING:
 MODEL = "digits"
 FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
 SIDES = ("dual", "shared")
-YARDSTICKS, CONTROLS = (RESULTS / f"{name}.jsonl" for name in ("yardsticks", "controls"))
+YARDSTICKS = RESULTS / "yardsticks.jsonl"
+CONTROLS = RESULTS / "controls.jsonl"
 PROTOCOL = replace(named("small"), name="probe table", precision="bf16", num_forget_images=500, num_retain_images=500)
 
 
 class Attackable(Protocol):
     """A frozen dataclass whose line in a result file is found by its key."""
 
-    key: str
+    @property
+    def key(self) -> str:
+        """Identifies the line under today's defaults and budgets."""
 
     def attacked(self, work: Path) -> Line:
         """Make the model below ``work``, unless it is there, and attack it."""
@@ -112,22 +114,28 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control(Subject):
-    """The same model, attacked for a class that it was to keep: where that fails, the model or the attack is broken."""
+class Control:
+    """An erased model, attacked for a class that it was to keep: where that fails, model or attack is broken."""
+
+    subject: Subject
 
     @property
     def key(self) -> str:
         """That of the erased model, told apart from it."""
-        return json.dumps(["control", super().key])
+        return json.dumps(["control", self.subject.key])
 
     def attacked(self, work: Path) -> Line:
-        """Make and score the model, and attack its nearest neighbour; with the seconds of the attacks."""
+        """Make and score the model, and attack its nearest neighbour."""
         from erase.api.scoring import control_class
+        from pipelines.errors import DivergedError
 
-        result, budget = self.run(work), budget_against(self.forget_class, AMOUNTS[self.budget])
-        label, started = control_class(result.scores, budget), time.perf_counter()
-        probes = attack_all(result.model, label, budget)
-        return {"control_class": label, "probes": probes, "seconds": time.perf_counter() - started}
+        try:
+            result = self.subject.run(work)
+        except DivergedError as error:
+            return {"diverged": str(error)}
+        budget = budget_against(self.subject.forget_class, AMOUNTS[self.subject.budget])
+        label = control_class(result.scores, budget)
+        return {"control_class": label, "probes": attack_all(result.model, label, budget)}
 
 
 @dataclass(frozen=True, kw_only=True)

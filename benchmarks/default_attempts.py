@@ -3,10 +3,9 @@
     python -m benchmarks.default_attempts
 
 The erasure of *nine* is one of those that cost the other classes most. Beside their retrained models, *one* is
-relearned soonest, and rows for *one* and *eight* are learned best; at the full budget *three* is relearned sooner than
-the default is held to.
-Resumable; ten to fifteen minutes of a core for each attempt and class, ten more at the full budget, and half an hour
-for a retrained model, once.
+relearned soonest, and rows for *one* and *eight* are learned best; at the full budget *three* is relearned sooner
+than the default is held to. Resumable; ten to fifteen minutes of a core for each attempt and class, ten more at the
+full budget, and half an hour for a retrained model, once.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from pipelines.text import markdown_table
 
 COSTLY = 9  # whose erasure costs the others much
 HARD = (1, 8)  # that come back easily
-ALL = (1, 3, 8)  # those that are attacked at the full budget; *3* is relearned sooner than the default is held to
+AT_FULL = (1, 3, 8)  # classes of the full budget; *3* is relearned sooner than the default is held to
 EARLIER: Mapping[str, Any] = {"robust_label_life": 200, "retain_steps": 1, "retain_batch_size": 128}
 ATTEMPTS: Mapping[str, Mapping[str, Any]] = {
     "shipped": {},
@@ -46,9 +45,10 @@ ATTEMPTS: Mapping[str, Mapping[str, Any]] = {
 }
 BEFORE = "life 200, one retain step of 128"  # what was shipped before
 ALSO_FULL = {  # classes that an attempt is attacked on at the full budget as well
-    "shipped": ALL, BEFORE: HARD, "relearning simulated as well": ALL, "relearning simulated alone": ALL,
+    "shipped": AT_FULL, BEFORE: HARD, "relearning simulated as well": AT_FULL, "relearning simulated alone": AT_FULL,
 }  # fmt: skip
 AMONG_OTHERS = next(each.name for each in AMOUNTS["full"].relearnings if each.num_others)
+NOT_ATTACKED: Mapping[str, Any] = {}
 NAME = "default_attempts"
 Summary = dict[str, Any]
 
@@ -91,7 +91,7 @@ def scored(workers: int) -> dict[str, Row]:
 
 
 def attacked_all(work: Path, workers: int) -> dict[tuple[str, int, str], Line]:
-    """Attacks on the hard classes by attempt, class and budget."""
+    """Attacks by attempt, class and budget."""
     places = [(attempt, label, "quick") for attempt in ATTEMPTS for label in HARD]
     places += [(attempt, label, "full") for attempt, labels in ALSO_FULL.items() for label in labels]
     wanted = {place: variant(*place) for place in places}
@@ -122,7 +122,7 @@ def full_figures(line: Line) -> Figures | None:
 def tables(found: Summary) -> str:
     """What each attempt costs the neighbours of the costly class and leaves of the hard ones; some at full budget."""
     rows = [[attempt, *cells(entry, found["original"])] for attempt, entry in found["attempts"].items()]
-    costly, those, full = f"*{COSTLY}*", starred(HARD), starred(ALL)
+    costly, those, full = f"*{COSTLY}*", starred(HARD), starred(AT_FULL)
     header = ["", f"Frechet, {costly}", "points lost", f"by its label, {those}", f"rise, {those}",
               f"steps to half, {those}", f"gap, {those}"]  # fmt: skip
     full_rows = [[attempt, *full_cells(entry["full"])] for attempt, entry in found["attempts"].items() if entry["full"]]
@@ -154,19 +154,19 @@ def cells(entry: Mapping[str, Any], before: Row) -> list[str]:
 
 def full_cells(full: Mapping[str, Figures | None]) -> list[str]:
     """One attempt's row at the full budget; a hyphen for a class that it was not attacked on."""
-    found = [full.get(str(label)) for label in ALL]
+    found = [full.get(str(label), NOT_ATTACKED) for label in AT_FULL]
     return [
-        by_class(found, lambda each: f"{100 * each['forget_accuracy']:.1f}"),
+        by_class(found, lambda each: f"{100 * each['forget_accuracy']:.1f}", lost="diverged"),
         by_class(found, lambda each: f"{100 * each['rise']:.0f}"),
         by_class(found, lambda each: f"{100 * each['row_learned']:.0f}"),
         by_class(found, lambda each: ratio_in_words(each["steps_ratio"])),
-        by_class(found, lambda each: ratio_in_words(each["steps_ratios"][AMONG_OTHERS])),
+        by_class(found, lambda each: ratio_in_words(each["ratio_by_attack"][AMONG_OTHERS])),
     ]
 
 
 def by_class(found: Iterable[Figures | None], words: Callable[[Figures], str], *, lost: str = "-") -> str:
     """``0.6 / 1.2``: one figure of each class."""
-    return " / ".join(lost if each is None else words(each) for each in found)
+    return " / ".join("-" if each is NOT_ATTACKED else lost if each is None else words(each) for each in found)
 
 
 def draw(attacks: Mapping[tuple[str, int, str], Line], path: Path) -> None:

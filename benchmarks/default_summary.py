@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import ATTACKS, Line, gap, in_words, percent, values_of
-from benchmarks.relearning_pace import NEVER, pace_rows, ratio_in_words, steps_ratio, steps_ratios, strongest_curve
+from benchmarks.relearning_pace import NEVER, pace_rows, ratio_by_attack, ratio_in_words, steps_ratio, strongest_curve
 from erase.rundir import environment
 from pipelines.files import replace_file, write_json
 from pipelines.text import markdown_table
@@ -52,7 +52,7 @@ def figures(line: Line) -> Figures:
         "rise": None if worst is None else above[worst],
         "rise_under": worst,
         "steps_ratio": steps_ratio(line),
-        "steps_ratios": steps_ratios(line),
+        "ratio_by_attack": ratio_by_attack(line),
     }
 
 
@@ -100,8 +100,8 @@ def figures_as_json(line: Line) -> Figures | None:
     if "diverged" in line:
         return None
     row = figures(line)
-    ratios = {name: as_json(ratio) for name, ratio in row["steps_ratios"].items()}
-    return {**row, "steps_ratio": as_json(row["steps_ratio"]), "steps_ratios": ratios}
+    ratios = {name: as_json(ratio) for name, ratio in row["ratio_by_attack"].items()}
+    return {**row, "steps_ratio": as_json(row["steps_ratio"]), "ratio_by_attack": ratios}
 
 
 def as_json(ratio: float | None) -> float | str | None:

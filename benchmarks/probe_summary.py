@@ -184,13 +184,12 @@ def strength(lines: Mapping[Any, Line], controls: Mapping[int, Line]) -> str:
     ``controls`` are the attacks on the erased models for a class that they keep, by erased class.
     """
     default = {subject.forget_class: line for subject, line in lines.items() if subject.is_default}
-    rows = [
-        [ATTACKS[name]]
-        + [percent(statistics.fmean(line["probes"][name][who]["value"] for line in default.values())) for who in BESIDE]
-        + [percent(statistics.fmean(controls[label]["probes"][name]["value"] for label in default))]
-        for name in ATTACKS
-        if name not in SHARES
-    ]
+    whole = [label for label, line in default.items() if "diverged" not in line]
+    rows = []
+    for name in (name for name in ATTACKS if name not in SHARES):
+        models = [[default[label]["probes"][name][who]["value"] for label in whole] for who in BESIDE]
+        kept = [controls[label]["probes"][name]["value"] for label in whole]
+        rows.append([ATTACKS[name], *(percent(statistics.fmean(shares)) for shares in (*models, kept))])
     header = ["attack, share in percent", *BESIDE.values(), "kept class, after erasing"]
     return markdown_table(header, rows, text_columns=1)
 

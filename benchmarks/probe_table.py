@@ -1,6 +1,7 @@
 """What comes back: every method under every probe on digits, beside models that never saw the class.
 
-    python -m benchmarks.probe_table             every method, shared and dual, three classes, quick budget
+    python -m benchmarks.probe_table             every method, shared and dual, three classes, quick budget; what each
+                                                 attack finds, on a kept class of the default's models as well
     python -m benchmarks.probe_table --classes 3   one of the three classes, a table of its own
     python -m benchmarks.probe_table --default   the default on all ten classes, full budget
 
@@ -10,7 +11,6 @@ with its probes at the quick budget three to seven minutes.
 """
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.attacks import CONTROLS, FLOORS, SIDES, Control, Subject, attack_missing, run_all
@@ -40,12 +40,6 @@ def subjects(*, default: bool) -> list[Subject]:
     return sorted(found, key=lambda subject: not subject.is_default)
 
 
-def controls() -> list[Control]:
-    """The default on the three classes, attacked for a class that it keeps."""
-    found = [subject for subject in subjects(default=False) if subject.is_default]
-    return [Control(**asdict(subject)) for subject in found]
-
-
 def main() -> None:
     """Run what is missing and print the tables."""
     from benchmarks import default_summary, probe_summary
@@ -69,9 +63,9 @@ def main() -> None:
         print(default_summary.write_summary(name, dict(sorted(by_class.items()))))
     else:
         print(probe_summary.write_summary(name, lines))
-        beside = [control for control in controls() if control.forget_class in {each.forget_class for each in wanted}]
-        done = attack_missing(dict.fromkeys(beside, CONTROLS), arguments.work, workers=arguments.workers)
-        print(probe_summary.strength(lines, {control.forget_class: done[control.key] for control in beside}))
+        controls = [Control(subject=subject) for subject in wanted if subject.is_default]
+        done = attack_missing(dict.fromkeys(controls, CONTROLS), arguments.work, workers=arguments.workers)
+        print(probe_summary.strength(lines, {each.subject.forget_class: done[each.key] for each in controls}))
 
 
 if __name__ == "__main__":

@@ -12,17 +12,17 @@ from eval.recovery import steps_to_half
 Line = Mapping[str, Any]
 Curve = list[tuple[int, float]]  # share by steps
 NEVER = "never"  # half of the class did not come back
-BESIDE = ("erased", "embedding_reset", "retrained")  # in the order of a table's cell
+MODELS = ("erased", "embedding_reset", "retrained")  # in the order of a table's cell
 
 
-def curves(line: Line, who: str) -> Mapping[str, Curve]:
+def curves_of(line: Line, who: str) -> Mapping[str, Curve]:
     """The share by step of every way of relearning."""
     return line["probes"]["relearning"][who]["detail"]["attacks"]
 
 
 def strongest_curve(line: Line, who: str) -> Curve:
     """The best share that any of the relearning attacks reached by each counted step."""
-    return best_by_step(curves(line, who).values())
+    return best_by_step(curves_of(line, who).values())
 
 
 def best_by_step(curves: Iterable[Curve]) -> Curve:
@@ -37,18 +37,18 @@ def steps_ratio(line: Line) -> float | None:
     """
     if "retrained" not in line["scores"]:
         return None
-    return ratio(line, strongest_curve(line, "erased"), strongest_curve(line, "retrained"))
+    return ratio_of_curves(line, strongest_curve(line, "erased"), strongest_curve(line, "retrained"))
 
 
-def steps_ratios(line: Line) -> dict[str, float]:
+def ratio_by_attack(line: Line) -> dict[str, float]:
     """The same for each attack alone; empty without a retrained model."""
     if "retrained" not in line["scores"]:
         return {}
-    erased, retrained = curves(line, "erased"), curves(line, "retrained")
-    return {name: ratio(line, erased[name], retrained[name]) for name in erased}
+    erased, retrained = curves_of(line, "erased"), curves_of(line, "retrained")
+    return {name: ratio_of_curves(line, erased[name], retrained[name]) for name in erased}
 
 
-def ratio(line: Line, erased: Curve, retrained: Curve) -> float:
+def ratio_of_curves(line: Line, erased: Curve, retrained: Curve) -> float:
     """Steps to half of one curve in those of another."""
     steps, floor = half(line, erased), half(line, retrained)
     if steps is None:
@@ -63,13 +63,13 @@ def half(line: Line, curve: Curve) -> float | None:
 
 def pace_rows(lines: Mapping[int, Line]) -> list[list[str]]:
     """Steps to half by attack and class, ``erased / row reset / never saw it`` as far as there are such models."""
-    names = dict.fromkeys(name for line in lines.values() for name in curves(line, "erased"))
+    names = dict.fromkeys(name for line in lines.values() for name in curves_of(line, "erased"))
     return [[name, *(pace(line, name) for line in lines.values())] for name in names]
 
 
 def pace(line: Line, name: str) -> str:
     """``15 / 27 / 80``; ``> 100`` where half is not back at the last step that was counted."""
-    shown = [curves(line, who)[name] for who in BESIDE if who in line["probes"]["relearning"]]
+    shown = [curves_of(line, who)[name] for who in MODELS if who in line["probes"]["relearning"]]
     return " / ".join(steps_in_words(half(line, curve), last=curve[-1][0]) for curve in shown)
 
 

@@ -10,6 +10,7 @@ from pipelines.errors import UsageError
 
 from .metric import displays
 from .probe import probe_names
+from .recovery import is_telling, recovery
 
 GATE = re.compile(r"\s*([a-z_.]+)\s*(<=|>=|<|>)\s*([-+0-9.e]+)\s*")
 DERIVED = ("retain_drop", "frechet_ratio")
@@ -59,16 +60,24 @@ def parse_gates(text: str) -> list[Gate]:
 
 
 def value_of(name: str, record: Mapping[str, Any]) -> float | None:
-    """A gated number of a record; None where it was not measured."""
+    """A gated number of a record; None where it was not measured or is not defined."""
     original, erased = record["original"], record["erased"]
     if name.startswith("recovery."):
-        return record.get("recovery", {}).get(name.partition(".")[2], {}).get("value")
+        return recovered_value(name.partition(".")[2], record)
     if name == "retain_drop":
         return minus(original.get("retain_accuracy"), erased.get("retain_accuracy"))
     if name == "frechet_ratio":
         before, after = (each.get("frechet", {}).get("value") for each in (original, erased))
         return after / before if before and after is not None else None
     return erased.get(name, {}).get("value")
+
+
+def recovered_value(probe: str, record: Mapping[str, Any]) -> float | None:
+    """The recovery of an attack; None also for one that says nothing without a retrained model, and has none."""
+    if probe not in record["probes"]:
+        return None
+    found = recovery(record["probes"][probe])
+    return found["value"] if found["floor"] is not None or is_telling(probe, found) else None
 
 
 def minus(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> float | None:
@@ -88,8 +97,10 @@ class Judged:
     @property
     def finding(self) -> str:
         """The gated number in words."""
-        measured = self.value is not None and not math.isnan(self.value)
-        return f"{self.gate.name} is {self.value:.4g}" if measured else f"{self.gate.name} has no value"
+        if self.value is not None and not math.isnan(self.value):
+            return f"{self.gate.name} is {self.value:.4g}"
+        floor = ", which may take a model that never saw the class (--retrained)" if self.gate.probe else ""
+        return f"{self.gate.name} has no value{floor}"
 
 
 def judged(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[Judged]:

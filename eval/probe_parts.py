@@ -68,7 +68,7 @@ def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]
         name: rows for name, rows in found.items() if None not in (outcomes[name]["floor"], outcomes[name]["raw"])
     }
     if not beside:
-        return without_floor({name: found[name] for name in telling(verdicts)}, outcomes)
+        return without_floor({name: found[name] for name in telling(verdicts)}, outcomes, made=len(found))
     excess = [difference(rows["erased"], rows["retrained"]) for rows in beside.values()]
     no_more, less = sum(each["low"] <= 0 for each in excess), sum(each["high"] < 0 for each in excess)
     sentence = f"{no_more} of {attacks(len(beside))} brought back no more than a model that never saw the class gives."
@@ -80,18 +80,18 @@ def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]
     )
 
 
-def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same for attacks that were made on no retrained model."""
+def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]], *, made: int) -> str:
+    """The same for attacks that were made on no retrained model, ``measured`` those of all that tell something."""
     if not measured:
         return "None of the attacks made so far tells anything without a model that was retrained without the class."
     if len(measured) == 1:
         share = number(next(iter(measured.values()))["erased"]["value"], "share")
-        return f"The one attack made so far brought the class back in {share} of images."
+        which = "The one attack made so far" if made == 1 else f"Of {made} attacks one tells by itself: it"
+        return f"{which} brought the class back in {share} of images."
     few = sum(outcomes[name]["value"] <= WEAKENED for name in measured)
     many = len(measured) - few or "None"
-    return (
-        f"{many} of {attacks(len(measured))} brought the class back in more than {number(WEAKENED, 'share')} of images."
-    )
+    which = attacks(made) if made == len(measured) else f"the {len(measured)} of {made} attacks that tell by themselves"
+    return f"{many} of {which} brought the class back in more than {number(WEAKENED, 'share')} of images."
 
 
 def attacks(count: int) -> str:
@@ -117,7 +117,7 @@ def raw_words(rows: Rows) -> str:
 
 def recovery_words(outcome: Mapping[str, Any]) -> str:
     """Recovery in percent, signed; where the floor is as high as the original there is none."""
-    if outcome["value"] is None and outcome["raw"] is not None:
+    if outcome["value"] is None and None not in (outcome["raw"], outcome["original"]):
         return "not defined"
     return number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}")
 
@@ -223,11 +223,7 @@ def gap_view(record: Record) -> dict[str, Any]:
     gap, before = gap_to_retrain(record), gap_to_retrain(record, "original")
     if gap is None or before is None:
         return {}
-    values, reference, before = (
-        shares(record, "erased"),
-        shares(record, "retrained"),
-        gap_to_retrain(record, "original"),
-    )
+    values, reference = shares(record, "erased"), shares(record, "retrained")
     order = sorted(gap.differences, key=lambda name: -abs(gap.differences[name]))
     rows = [
         {

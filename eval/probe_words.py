@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .probe import describe_probe, needs_floor
-from .recovery import curve_of
+from .recovery import curve_of, floor_of, tells_apart
 from .words import number
 
 
@@ -88,24 +88,35 @@ def caveats(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
 
     It draws the class out of any model, or hardly out of the original, or misses a class that is only hidden.
     """
-    original = rows["original"]["value"] or 0
-    floor, hidden = (rows.get(who, {}).get("value") for who in ("retrained", "embedding_reset"))
+    original, floor, hidden = rows["original"]["value"], floor_of(rows), rows.get("embedding_reset", {}).get("value")
+    if original is None:
+        return ""
     found = []
     if floor is None and needs_floor(name):
         found.append("This attack teaches the class to any model: only one retrained without it tells what was left.")
-    elif floor is None and original < 0.5:
-        found.append(
-            f"The original itself gives the class in only {number(original, 'share')}: the share is to be read beside "
-            "that one."
-        )
-    if floor is not None and floor > original / 2:
-        found.append(
-            f"Even the model that never saw the class gives {number(floor, 'share')}, so that this attack hardly tells "
-            "models apart" + ("; how soon half is back tells more." if curve_of(rows["erased"]) else ".")
-        )
+    elif not tells_apart(rows["original"], floor):
+        found.append(why_not(rows))
     if hidden is not None and hidden < original / 2:
         found.append(
             f"Where the class is only hidden, under embedding reset, this attack finds it in {number(hidden, 'share')} "
             "of images: that it finds little here proves little."
         )
     return " ".join(found)
+
+
+def why_not(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why an attack does not tell models apart, in one sentence."""
+    original, floor = rows["original"]["value"], floor_of(rows)
+    if floor is None:
+        return (
+            f"The original itself gives the class in only {number(original, 'share')}: read the share beside that one."
+        )
+    if floor["value"] <= original / 2:
+        return (
+            f"The original itself gives the class in {number(original, 'share')}, which is not clearly more than the "
+            f"{number(floor['value'], 'share')} of the model that never saw it."
+        )
+    return (
+        f"Even the model that never saw the class gives {number(floor['value'], 'share')}, so that this attack hardly "
+        "tells models apart" + ("; how soon half is back tells more." if curve_of(rows["erased"]) else ".")
+    )

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .probe import needs_floor
+from .values import difference
 
 Entry = Mapping[str, Any]  # of ProbeResult.to_dict
 
 AVOIDED, WEAKENED = 0.5, 0.1  # recovery from which the class was only avoided, or only weakened
+MOSTLY = 0.5  # share of its images in which a model that knows the class has to show it
 NO_VERDICT = "no verdict"
 
 
@@ -19,9 +21,11 @@ def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
     floor it is the raw share.
     """
     attacked, original = subjects["erased"]["value"], subjects["original"]["value"]
-    floor = subjects["retrained"]["value"] if "retrained" in subjects else None
+    retrained = floor_of(subjects)
+    floor = None if retrained is None else retrained["value"]
     found: dict[str, Any] = {"raw": attacked, "low": subjects["erased"]["low"], "high": subjects["erased"]["high"]}
     found |= {"original": original, "floor": floor, "value": None}
+    found["tells_apart"] = tells_apart(subjects["original"], retrained)
     if attacked is None or original is None:
         return found
     if floor is None:
@@ -34,6 +38,12 @@ def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
         if curve:
             found[name] = steps_to_half(curve, of=original)
     return found
+
+
+def floor_of(subjects: Mapping[str, Entry]) -> Entry | None:
+    """The entry of the retrained model; None where there is no such model, or no value of it."""
+    found = subjects.get("retrained")
+    return None if found is None or found["value"] is None else found
 
 
 def curve_of(entry: Entry) -> list[Sequence[float]]:
@@ -62,18 +72,24 @@ def verdict(name: str, recovered: Mapping[str, Any]) -> str:
     """
     if recovered["raw"] is None or recovered["original"] is None:
         return "not measured"
-    if not tells_apart(name, recovered):
+    if not is_telling(name, recovered):
         return NO_VERDICT
     return "avoided" if recovered["value"] > AVOIDED else "weakened" if recovered["value"] > WEAKENED else "removed"
 
 
-def tells_apart(name: str, recovered: Mapping[str, Any]) -> bool:
-    """Whether the outcome can be read: the original gives the class, and a model that never saw it far less.
+def is_telling(name: str, recovered: Mapping[str, Any]) -> bool:
+    """Whether an outcome says what was left: the attack tells models apart, and without a floor does not teach any."""
+    return recovered["tells_apart"] and not (recovered["floor"] is None and needs_floor(name))
 
-    With a floor that one gives at most half as much. Without, an attack that draws the class out of any model tells
-    nothing, nor does a share where the original itself gives the class in less than half of its images.
+
+def tells_apart(original: Entry, floor: Entry | None) -> bool:
+    """Whether the original gives the class, and a model that never saw it far less.
+
+    That one at most half as much, and less by more than chance; without it the original in half of the images.
     """
-    original, floor = recovered["original"], recovered["floor"]
+    if original["value"] is None:
+        return False
     if floor is None:
-        return original >= 0.5 and not needs_floor(name)
-    return original > floor and floor <= original / 2
+        return original["value"] >= MOSTLY
+    lead = difference(original, floor)
+    return (lead["value"] if lead["low"] is None else lead["low"]) > 0 and floor["value"] <= original["value"] / 2

@@ -46,7 +46,7 @@ def check_model(source: str | Path, *, vae: str = "") -> None:
     check_weights(vae_dir(source, vae, weights=True))
 
 
-def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
+def resolve_folder(source: str | Path, *, weights: bool = False, flag: str = "--model") -> Path:
     """The local diffusers folder of a model: embedded, on disk, or downloaded from the hub (``MissingError``)."""
     if str(source) in EMBEDDED:
         return EMBEDDED[str(source)]
@@ -59,10 +59,10 @@ def resolve_folder(source: str | Path, *, weights: bool = False) -> Path:
         return path
     if len(path.parts) != 2 or path.is_absolute():
         names = ", ".join(EMBEDDED)
-        raise MissingError(f"--model {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
+        raise MissingError(f"{flag} {source} is neither an embedded model ({names}), nor a folder, nor a hub id")
     if str(source) in PUBLISHED and not weights:
         return published_folder(str(source))
-    folder = download(str(source), flag="--model", weights=weights)
+    folder = download(str(source), flag=flag, weights=weights)
     published_folder.cache_clear()  # the hub was reached
     return folder
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from benchmarks import attacks
-from benchmarks.attacks import FLOORS, Subject, Yardstick, by_key, joined, kept, run_all
+from benchmarks.attacks import FLOORS, Control, Subject, Yardstick, by_key, joined, kept, run_all
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_table import subjects
 from erase.methods.retain_posterior import RetainPosterior
@@ -89,6 +89,12 @@ def test_a_line_that_a_kill_cut_short_is_made_again_and_stands_alone(made, tmp_p
     (tmp_path / "work" / "dual-3").unlink()
     lines, _ = made(model(0), model(3))
     assert lines == kept([model(0), model(3)], path) and len(path.read_text().splitlines()) == 2
+
+
+def test_a_control_has_a_line_of_its_own(made):
+    """The same model attacked for another class: neither takes the other's line, and a default changes both."""
+    subject, control = model(3), Control(subject=model(3))
+    assert subject.key in json.loads(control.key) and control.key != subject.key
 
 
 def test_a_changed_default_or_budget_asks_for_new_attacks(monkeypatch):

@@ -6,7 +6,7 @@ from benchmarks.erasures import ORIGINAL
 
 SCORES = {"retain_accuracy": 0.99, "frechet": 0.8}
 RATIOS = {AMONG_OTHERS: 0.187}
-FIGURES = {"forget_accuracy": 0.012, "rise": -0.02, "steps_ratio": "never", "steps_ratios": RATIOS, "gap": 0.0364}
+FIGURES = {"forget_accuracy": 0.012, "rise": -0.02, "steps_ratio": "never", "ratio_by_attack": RATIOS, "gap": 0.0364}
 AVERAGED = "the same, weights averaged, half-life 15 steps"
 
 
@@ -29,4 +29,4 @@ def test_every_attempt_has_a_row_also_one_that_diverged(monkeypatch):
     averaged = next(row for row in quick if AVERAGED in row)
     assert averaged == f"| {AVERAGED} | diverged | - | diverged / diverged | - / - | - / - | - / - |"
     assert full[0].endswith("| 16 / 16 / 16 | never / never / never | 0.19 / 0.19 / 0.19 |")
-    assert full[1].startswith(f"| {BEFORE} | 1.2 / - / - | -2 / - / - | 16 / - / - |")
+    assert full[1].startswith(f"| {BEFORE} | 1.2 / - / diverged | -2 / - / - | 16 / - / - |")

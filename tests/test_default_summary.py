@@ -8,7 +8,7 @@ import pytest
 from benchmarks import default_summary
 from benchmarks.default_summary import figures, missed, overview, tables, write_summary
 from benchmarks.probe_summary import ATTACKS
-from benchmarks.relearning_pace import pace_rows, steps_ratio, steps_ratios, strongest_curve
+from benchmarks.relearning_pace import pace_rows, ratio_by_attack, steps_ratio, strongest_curve
 
 PROBES = [name for name in ATTACKS if name != "forget_accuracy"]
 SOON, LATE, NEVER = ([[5, a], [10, b], [20, c]] for a, b, c in ((0.9, 0.9, 0.9), (0.0, 0.5, 0.8), (0.0, 0.1, 0.2)))
@@ -55,10 +55,10 @@ def test_a_class_that_never_comes_back_is_the_best_and_never_hides_the_worst():
 def test_each_attack_has_a_pace_of_its_own():
     """The strongest hides the others: half back at once by one of them, and by another sooner than to the floor."""
     line = line_of(curves=(SOON, LATE), floor_curves=(SOON, NEVER))
-    assert steps_ratio(line) == 1 and steps_ratios(line) == {"0": 1.0, "1": 0.0}
-    assert figures(line)["steps_ratios"] == steps_ratios(line)
+    assert steps_ratio(line) == 1 and ratio_by_attack(line) == {"0": 1.0, "1": 0.0}
+    assert figures(line)["ratio_by_attack"] == ratio_by_attack(line)
     bare = line_of(retrained=False, curves=(SOON, NEVER))
-    assert steps_ratios(bare) == {} and pace_rows({1: line, 2: bare}) == [
+    assert ratio_by_attack(bare) == {} and pace_rows({1: line, 2: bare}) == [
         ["0", "3 / 3", "3"],
         ["1", "10 / > 20", "> 20"],
     ]

@@ -1,19 +1,20 @@
 """Gates of a finished run: what it is held to, the attacks that this takes, and the report that says so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.evaluate import write_record
 from eval.gates import Gate, failed_gates
 from eval.protocol import Protocol
 from pipelines.errors import GateFailedError, UsageError
-from pipelines.model_source import check_model
 
+from ..config import ErasureConfig
 from ..rundir import RunDir
 from .judging import Judges, protocol_scorer
 from .probing import probe
 from .redrawing import redraw
 from .result import Result
+from .retrained import check_retrained
 from .scoring import PROBE
 
 
@@ -22,20 +23,27 @@ def hold_gates(
 ) -> None:
     """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first.
 
-    ``retrained`` is a model that never saw the class, the floor of every recovery; what is kept of the attacks on it is
-    not made again. The record and the report of the run tell its gates.
+    ``retrained`` is a model that never saw the class, the floor of every recovery. An outcome that the record has
+    already counts as it is, unless it lacks this floor. The record and the report of the run tell its gates.
     """
-    record, wanted = result.scores, attacks_for(gates, floor=retrained is not None)
+    record = result.scores
     noted = not gates or record.get("gates") == list(map(str, gates))
     if not noted:
         record["gates"] = list(map(str, gates))
         write_record(record, RunDir(result.run_dir).results_path)
-    if retrained is not None or set(wanted) - set(record.get("recovery", {})):
-        record = probe(result.run_dir, probes=wanted, retrained=retrained, device=device, progress=progress)
+    if lacking := [name for name in attacks_for(gates, floor=retrained is not None) if lacks(record, name, retrained)]:
+        record = probe(result.run_dir, probes=lacking, retrained=retrained, device=device, progress=progress)
     elif not noted:
         redraw_report(result, record)
     if failures := failed_gates(gates, record):
         raise GateFailedError("; ".join(failures))
+
+
+def lacks(record: Mapping[str, Any], name: str, retrained: str | None) -> bool:
+    """Whether a record has no outcome of an attack, or none beside this floor."""
+    if name not in record["probes"]:
+        return True
+    return retrained is not None and record.get("attacks", {}).get(name, {}).get("retrained") != retrained
 
 
 def redraw_report(result: Result, record: dict[str, Any]) -> None:
@@ -48,8 +56,11 @@ def redraw_report(result: Result, record: dict[str, Any]) -> None:
     redraw(models, record, result.config, folder, protocol=protocol, scorer=scorer, command=record.get("command", ""))
 
 
-def check_floor(gates: Sequence[Gate], retrained: str | None) -> None:
-    """Refuse a floor that is no model or that no bound is measured from (``UsageError``, ``MissingError``)."""
+def check_floor(gates: Sequence[Gate], retrained: str | None, config: ErasureConfig) -> None:
+    """Refuse a floor that no bound is measured from, or that is none of this erasure (``UsageError``).
+
+    Raises ``MissingError`` for one that is not there.
+    """
     if retrained is None:
         return
     if not attacks_for(gates, floor=True):
@@ -57,7 +68,7 @@ def check_floor(gates: Sequence[Gate], retrained: str | None) -> None:
             f"--retrained {retrained} has no effect without a bound on the recovery of an attack, as in --gate "
             '"recovery.embedding_inversion<=0.1"'
         )
-    check_model(retrained)
+    check_retrained(retrained, config)
 
 
 def attacks_for(gates: Sequence[Gate], *, floor: bool) -> list[str]:

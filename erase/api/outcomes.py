@@ -23,14 +23,17 @@ class Outcome:
     path: Path
 
 
-def add_outcomes(record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget) -> None:
-    """Put outcomes into a record beside those of other probes, each with its budget and the files of its pictures."""
+def add_outcomes(
+    record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget, *, retrained: str | None
+) -> None:
+    """Put outcomes into a record beside those of other probes, each with its budget, floor and files of pictures."""
     for name, rows in found.items():
         record["probes"][name] = {who: each.result.to_dict() for who, each in rows.items()}
         record.setdefault("recovery", {})[name] = recovery(record["probes"][name])
         record.setdefault("attacks", {})[name] = {
             "budget": asdict(budget.amount),
             "seed": budget.seed,
+            "retrained": retrained,
             "kept": {who: each.path.name for who, each in rows.items()},
         }
 

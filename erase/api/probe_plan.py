@@ -12,7 +12,7 @@ from eval.evaluate import read_record
 from eval.probe import AMOUNTS, named_probes
 from eval.protocol import Protocol
 from pipelines.files import read_json
-from pipelines.model_source import check_model, read_provenance, transformer_config, vae_dir
+from pipelines.model_source import read_provenance, transformer_config, vae_dir
 from pipelines.posterior_head import latent_shape_of
 from pipelines.provenance import retained_classes
 from pipelines.text import counted, duration, operations
@@ -22,6 +22,7 @@ from ..memory import described, meta_transformer
 from .devices import pick_device
 from .plan import forward_flops, on_meta
 from .probing import checked_run
+from .retrained import check_retrained
 from .speed import IDLE, measured_flops
 
 SUBJECTS = ("original", "embedding_reset", "erased", "control")
@@ -43,7 +44,7 @@ def plan(
     """
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     if retrained is not None:
-        check_model(retrained)
+        check_retrained(retrained, folder.config)
     protocol = Protocol(**read_record(folder.results_path)["asked"]["protocol"])
     floor = retrained is not None
     return attacks_plan(folder.config, protocol, names=names, budget=budget, floor=floor, device=pick_device(device))

@@ -29,7 +29,7 @@ from .devices import pick_device
 from .judging import Judges, protocol_scorer
 from .outcomes import KIND, Outcome, add_outcomes, load_outcome, probe_dir
 from .redrawing import redraw
-from .retrained import score_retrained
+from .retrained import check_retrained, score_retrained
 from .scoring import add_command, control_class
 
 
@@ -56,6 +56,8 @@ def probe(
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     record = read_record(folder.results_path)
     config, where = folder.config, pick_device(device)
+    if retrained is not None:
+        check_retrained(retrained, config)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
     subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
     with stoppable("probing"):
@@ -64,7 +66,7 @@ def probe(
         controls = [("control", erased, control_class(record, budgeted))] if control else []
         targets = [*((who, model, config.forget_classes[0]) for who, model in subjects.items()), *controls]
         found = attack(names, targets, budgeted, progress=progress)
-        add_outcomes(record, found, budgeted)
+        add_outcomes(record, found, budgeted, retrained=retrained)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained, seed=seed))
         write_record(record, folder.results_path)
         publish(record, subjects, folder, budgeted, progress=progress)

@@ -9,9 +9,48 @@ from eval.metric import Context, metric_names
 from eval.neighbours import neighbour_accuracy
 from eval.protocol import Protocol
 from pipelines.delta import weights_sha256
+from pipelines.errors import UsageError
 from pipelines.model import DiT
+from pipelines.model_source import (
+    check_config,
+    load_classes,
+    original_path,
+    read_provenance,
+    resolve_folder,
+    transformer_config,
+)
+from pipelines.text import listed
 
+from ..config import ErasureConfig
 from .judging import Judges, real_reference, training_features
+
+SHAPE = ("num_embeds_ada_norm", "in_channels", "sample_size")  # of the transformer's configuration
+
+
+def check_retrained(retrained: str, config: ErasureConfig) -> None:
+    """Refuse a model that cannot stand beside this erasure as one that never saw the class.
+
+    It has to draw the same classes from latents of the same shape, and a model of ``erase pretrain`` has to have been
+    trained without the erased class that is attacked (``UsageError``). Raises ``MissingError`` where there is none.
+    """
+    if original_path(retrained) is None:
+        resolve_folder(retrained, flag="--retrained")
+    check_config(retrained)
+    ours, theirs = ({name: transformer_config(each).get(name) for name in SHAPE} for each in (config.model, retrained))
+    if ours != theirs:
+        raise UsageError(f"--retrained {retrained} has {told(theirs)}, and {config.model} {told(ours)}")
+    without, erased = (
+        read_provenance(retrained).get("without"),
+        load_classes(config.model)[config.forget_classes[0]].name,
+    )
+    if without is not None and erased not in without:
+        names = listed(without) or "no class"
+        raise UsageError(f"--retrained {retrained} was trained without {names}, so that it has seen {erased}")
+
+
+def told(shape: Mapping[str, Any]) -> str:
+    """A shape for a sentence."""
+    return listed([f"{name} {value}" for name, value in shape.items()])
 
 
 def score_retrained(

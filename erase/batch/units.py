@@ -5,7 +5,7 @@ Every unit writes its outcome under a temporary name and renames it, so doing on
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -221,10 +221,14 @@ class ProbeUnit(Unit):
     device: str
 
     def is_done(self, folder: BatchDir) -> bool:
-        """Whether the run's record has the outcome of every attack under this budget."""
-        path = RunDir(self.run).results_path
-        made = read_record(path).get("attacks", {}) if path.exists() else {}
-        return all(name in made and made[name]["budget"]["name"] == self.budget for name in self.names)
+        """Whether the run's record has the outcome of every attack under this budget and the run's own seed."""
+        run = RunDir(self.run)
+        made = read_record(run.results_path).get("attacks", {}) if run.results_path.exists() else {}
+        return all(name in made and self.is_outcome(made[name], seed=run.config.seed) for name in self.names)
+
+    def is_outcome(self, attack: Mapping[str, Any], *, seed: int) -> bool:
+        """Whether a recorded attack is of this budget and seed; one that names no seed was made by the run's own."""
+        return (attack["budget"]["name"], attack.get("seed", seed)) == (self.budget, seed)
 
     def carry_out(self, folder: BatchDir, loaded: Loaded) -> None:
         """Attack the run."""

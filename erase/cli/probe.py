@@ -36,6 +36,7 @@ def probe(
     from erase.api.probing import probe as attack
     from eval.gap import gap_to_retrain
     from eval.probe_parts import attack_lines
+    from eval.recovery import recovery
 
     if dry_run:
         from erase.api import probe_plan
@@ -46,7 +47,8 @@ def probe(
     record = attack(run, probes=probes, budget=budget, data=data, retrained=retrained, seed=seed, device=device)
     gap = gap_to_retrain(record)
     if as_json:
-        told = {name: record[name] for name in ("probes", "recovery", "attacks")}
+        recovered = {name: recovery(rows) for name, rows in record["probes"].items()}
+        told = {"probes": record["probes"], "recovery": recovered, "attacks": record["attacks"]}
         print_json(told | ({"gap_to_retrain": asdict(gap)} if gap else {}))
         return
     for name, rows in record["probes"].items():

@@ -69,11 +69,11 @@ def run(
     with joined():
         with shared_errors():
             named, options, gates = parsed(arguments, gate)
-            check_floor(gates, retrained)
         asked = api.request(
             model, [*named, *also], options=options, neighbours=neighbours, output_dir=output, device=device,
             log_to=log_to, **given_request(), **given_judges(),
         )  # fmt: skip
+        on_first(lambda: check_floor(gates, retrained, asked.config))
         if dry_run:
             on_first(asked.tell)
             panel = asked.judges.neighbours
@@ -94,7 +94,8 @@ def gate_attacks(asked: "Request", gates: Sequence["Gate"], retrained: str | Non
     from erase.api import probe_plan
     from erase.api.gating import attacks_for
 
-    names, floor = attacks_for(gates, floor=retrained is not None), retrained is not None
+    floor = retrained is not None
+    names = attacks_for(gates, floor=floor)
     if not names:
         return {}
     return probe_plan.attacks_plan(
@@ -109,7 +110,8 @@ def tell_plan(counted: dict[str, Any], attacks: dict[str, Any], *, as_json: bool
     if as_json:
         print_json(counted | ({"attacks": attacks} if attacks else {}))
         return
-    click.echo("\n".join([plan.text(counted), *([probe_plan.text(attacks)] if attacks else [])]))
+    gated = [f"then, for the gates:\n{probe_plan.text(attacks)}"] if attacks else []
+    click.echo("\n".join([plan.text(counted), *gated]))
 
 
 def parsed(arguments: Sequence[str], gate: str | None) -> tuple[list[str], dict[str, Any], list["Gate"]]:

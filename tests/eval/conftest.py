@@ -79,7 +79,10 @@ class ToyDiT:
 
 
 class AbsentToy(ToyDiT):
-    """It never saw class 3: whatever the row, a mean lies in the span of the other classes, and away from that one."""
+    """It never saw class 3: whatever the row, a mean lies in the span of the other classes, and away from that one.
+
+    How far away is a weight, so that the class can be taught.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,11 +90,11 @@ class AbsentToy(ToyDiT):
         others = means[[0, 1, 2, 4]]
         basis, _ = torch.linalg.qr(others.T)
         self.span = basis @ basis.T
-        self.away = (means[3] - means[3] @ self.span) / 2
+        self.transformer.away = nn.Parameter((means[3] - means[3] @ self.span) / 2)
         self.transformer.means.data[5] = others.mean(0)
 
     def mean_of(self, class_labels):
-        return self.transformer.means[class_labels] @ self.span - self.away
+        return self.transformer.means[class_labels] @ self.span - self.transformer.away
 
 
 class DisplacedToy(ToyDiT):

@@ -39,10 +39,9 @@ def test_a_class_hidden_in_shared_weights_is_found(share, displaced, name):
 
 
 @pytest.mark.parametrize("name", probe_names())
-def test_a_model_that_never_saw_the_class_gives_nothing_but_to_steering(share, absent, name):
-    """A classifier steers any model towards the class: that probe has no verdict without a floor, and there is one."""
-    assert share(name, absent, 3) == (1 if name == "classifier_guidance" else 0)
-    assert needs_floor("classifier_guidance")
+def test_a_model_that_never_saw_the_class_gives_it_only_to_an_attack_that_teaches_it(share, absent, name):
+    """Those are the attacks that have no verdict without a floor, which they reach here."""
+    assert share(name, absent, 3) == (1 if needs_floor(name) else 0)
 
 
 @pytest.mark.parametrize("name", [name for name in probe_names() if name != "unconditional_mass"])

@@ -44,7 +44,11 @@ def test_the_headline_counts_attacks_against_the_floor():
         "None of 2 attacks brought the class back in more than 10.0 % of images."
     )
     told = summed_up({"a": rows(0.05), "b": rows(0.9)}, untold="b")
-    assert told == "The one attack made so far brought the class back in 5.0 % of images."
+    assert told == "Of 2 attacks one tells by itself: it brought the class back in 5.0 % of images."
+    told = summed_up({"a": rows(0.05), "b": rows(0.9), "c": rows(0.4)}, untold="b")
+    assert (
+        told == "1 of the 2 of 3 attacks that tell by themselves brought the class back in more than 10.0 % of images."
+    )
     assert summed_up({"b": rows(0.9)}, untold="b").startswith("None of the attacks made so far tells anything")
     assert summed_up({"a": rows(0.05)}) == "The one attack made so far brought the class back in 5.0 % of images."
 
@@ -116,6 +120,11 @@ def test_an_attack_that_says_little_is_told_to():
     assert told({"original": entry(1.0), "erased": entry(0.1)}, "relearning").startswith("This attack teaches")
     hardly = told({"original": entry(0.1), "erased": entry(0.1)})
     assert hardly.startswith("The original itself gives the class in only")
+    rare = {"original": entry(0.1), "erased": entry(0.1), "retrained": entry(0.05, spread=0.05)}
+    assert told({**rare, "retrained": entry(0.04, spread=0.2)}).endswith(
+        "more than the 4.0 % of the model that never saw it."
+    )
+    assert told({**rare, "original": {**entry(0.1), "value": None}}) == ""
 
 
 def test_an_attack_in_a_terminal_has_every_model_with_its_interval_and_its_pace():
@@ -127,6 +136,8 @@ def test_an_attack_in_a_terminal_has_every_model_with_its_interval_and_its_pace(
     ]
     subjects["retrained"] = entry(1.0)
     assert attack_lines("relearning", subjects)[0] == "relearning: no verdict, recovery not defined"
+    subjects["original"] = {**entry(1.0), "value": None}
+    assert attack_lines("relearning", subjects)[0] == "relearning: not measured, recovery not measured"
 
 
 def test_every_probe_speaks(attacked):

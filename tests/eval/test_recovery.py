@@ -7,9 +7,9 @@ from eval.recovery import recovery, steps_to_half, verdict
 from pipelines.errors import UsageError
 
 
-def entry(value, **detail):
+def entry(value, spread=0.02, **detail):
     """A probe's entry."""
-    return {"value": value, "low": max(0, value - 0.1), "high": min(1, value + 0.1), "n": 100, "detail": detail}
+    return {"value": value, "low": max(0, value - spread), "high": min(1, value + spread), "n": 100, "detail": detail}
 
 
 def test_recovery_is_signed_against_the_retrained_floor():
@@ -71,10 +71,21 @@ def test_a_share_that_is_small_on_the_original_already_has_no_verdict_without_a_
     assert judged("unconditional_mass", 0.0, 0.0, 0.0) == "no verdict"
 
 
+def test_one_image_more_than_nothing_is_no_class_that_came_back():
+    """Of a thousand classes one is drawn without a label in one image or in none of 250, whatever was erased."""
+    rare = {"value": 0.004, "low": 0.0, "high": 0.022, "n": 250, "detail": {}}
+    none = {"value": 0.0, "low": 0.0, "high": 0.015, "n": 250, "detail": {}}
+    found = recovery({"original": rare, "erased": rare, "retrained": none})
+    assert found["value"] == 1 and verdict("unconditional_mass", found) == "no verdict"
+
+
 RECORD = {
     "original": {"retain_accuracy": {"value": 0.99}, "frechet": {"value": 0.5}, "forget_accuracy": {"value": 0.98}},
     "erased": {"retain_accuracy": {"value": 0.96}, "frechet": {"value": 0.6}, "forget_accuracy": {"value": 0.0}},
-    "recovery": {"embedding_restore": {"value": 0.02}},
+    "probes": {
+        "embedding_restore": {"original": entry(1.0), "erased": entry(0.02)},
+        "classifier_guidance": {"original": entry(1.0), "erased": entry(0.9)},
+    },
 }
 
 
@@ -85,7 +96,20 @@ def test_gates_read_scores_drops_ratios_and_recoveries():
     (failure,) = failed_gates(gates, RECORD)
     assert failure == "retain_drop<=0.02 fails: retain_drop is 0.03"
     (missing,) = failed_gates(parse_gates("recovery.relearning<=0.5"), RECORD)
-    assert missing == "recovery.relearning<=0.5 fails: recovery.relearning has no value"
+    assert missing.startswith(
+        "recovery.relearning<=0.5 fails: recovery.relearning has no value, which may take a model"
+    )
+
+
+def test_a_gate_on_an_attack_that_tells_nothing_without_a_floor_fails():
+    """Steered by a classifier any model draws the class; the bound is held against one that never saw it."""
+    (gate,) = parse_gates("recovery.classifier_guidance<=0.99")
+    assert value_of(gate.name, RECORD) is None and failed_gates([gate], RECORD)
+    rows = {**RECORD["probes"]["classifier_guidance"], "retrained": entry(0.8)}
+    floored = {**RECORD, "probes": {"classifier_guidance": rows}}
+    assert value_of(gate.name, floored) == pytest.approx(0.5) and not failed_gates([gate], floored)
+    (missing,) = failed_gates(parse_gates("kid<=1"), RECORD)
+    assert missing == "kid<=1 fails: kid has no value"
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,10 @@ def test_the_plan_of_a_run_holds_the_attacks_of_its_gates(tmp_path, monkeypatch)
     )
     attacks = json.loads(asked.stdout)["attacks"]
     assert list(attacks["probes"]) == ["label_mixing"] and attacks["subjects"] == [*probe_plan.SUBJECTS]
-    text = CliRunner().invoke(run, [*words, "recovery.label_mixing<=1", "--retrained", "digits"]).stdout
-    assert "label_mixing  " in text and "control, retrained\n" in text and "time " in text.split("label_mixing")[0]
+    text = CliRunner().invoke(run, [*words, "recovery.label_mixing<=1"]).stdout
+    assert "\nthen, for the gates:\nbudget     quick" in text and "label_mixing  " in text
+    refused = CliRunner().invoke(run, [*words, "recovery.label_mixing<=1", "--retrained", "digits"])
+    assert isinstance(refused.exception, UsageError) and "has seen three" in str(refused.exception)
 
     # The row probe is a part of every run, unless it is measured from a floor.
     plain = CliRunner().invoke(run, [*words, "recovery.embedding_restore<=1", "--json"]).stdout

@@ -82,37 +82,54 @@ def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored, monkeypatc
     with pytest.raises(GateFailedError, match=r"^retain_accuracy>=2 fails: retain_accuracy is "):
         hold_gates(scored, parse_gates("retain_accuracy>=2, retain_drop<=1"), device="auto", progress=False)
     assert "1 of 2 gates failed." in (scored.run_dir / "report.html").read_text()
-    hold_gates(scored, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
+    with pytest.raises(GateFailedError, match="which may take a model"):  # the model draws no class that is known
+        hold_gates(scored, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
     record = read_json(scored.run_dir / "eval" / "results.json")
     assert "unconditional_mass" in record["probes"] and "label_mixing" not in record["probes"]
-    assert "The gate holds." in (scored.run_dir / "report.html").read_text()
+    assert "The gate failed." in (scored.run_dir / "report.html").read_text()
 
     # What the report says already is not drawn again, and a run without gates leaves it alone.
     assert record["gates"] == ["recovery.unconditional_mass<=1"]
     again = dataclasses.replace(scored, scores=record)
+    hold_gates(again, parse_gates("retain_drop<=1"), device="auto", progress=False)
+    assert "The gate holds." in (scored.run_dir / "report.html").read_text()
     monkeypatch.setattr(gating, "redraw", None)
-    hold_gates(again, parse_gates("recovery.unconditional_mass<=1"), device="auto", progress=False)
+    hold_gates(again, parse_gates("retain_drop<=1"), device="auto", progress=False)
     hold_gates(again, [], device="auto", progress=False)
 
 
 def test_a_gate_is_measured_from_a_floor_where_there_is_one(scored, judged_model):
     """The "retrained" model is the original here: nothing lies between floor and original, which holds no gate."""
     gates = parse_gates("recovery.embedding_restore<=2")
-    hold_gates(scored, gates, device="auto", progress=False)
     with pytest.raises(GateFailedError, match=r"recovery\.embedding_restore has no value"):
         hold_gates(scored, gates, retrained=judged_model, device="auto", progress=False)
     record = read_json(scored.run_dir / "eval" / "results.json")
     found = record["recovery"]["embedding_restore"]
     assert list(record["attacks"]) == ["embedding_restore"] and found["floor"] == found["original"] is not None
 
+    # What the record has beside this floor counts as it is, whatever its budget.
+    again, monkeypatched = dataclasses.replace(scored, scores=record), pytest.MonkeyPatch()
+    with monkeypatched.context() as patch, pytest.raises(GateFailedError):
+        patch.setattr(gating, "probe", None)
+        hold_gates(again, gates, retrained=judged_model, device="auto", progress=False)
 
-def test_a_floor_without_a_bound_on_a_recovery_is_refused(judged_model, tmp_path):
-    check_floor(parse_gates("recovery.relearning<=1"), judged_model)
-    check_floor(parse_gates("retain_drop<=1"), None)
+
+def test_a_floor_that_is_none_is_refused_before_anything_is_made(configured, judged_model, tmp_path):
+    config, gates = configured("esd"), parse_gates("recovery.relearning<=1")
+    check_floor(gates, judged_model, config)
+    check_floor(parse_gates("retain_drop<=1"), None, config)
     with pytest.raises(UsageError, match=r"^--retrained floor has no effect without a bound on the recovery"):
-        check_floor(parse_gates("retain_drop<=1"), "floor")
-    with pytest.raises(MissingError, match="nowhere"):
-        check_floor(parse_gates("recovery.relearning<=1"), str(tmp_path / "nowhere"))
+        check_floor(parse_gates("retain_drop<=1"), "floor", config)
+    with pytest.raises(MissingError, match=r"^--retrained \S+nowhere is neither"):
+        check_floor(gates, str(tmp_path / "nowhere"), config)
+    of_xl = ErasureConfig(model="facebook/DiT-XL-2-256", forget_classes=(207,), method="esd")
+    with pytest.raises(UsageError, match=r"^--retrained digits has .* sample_size 4, and \S+ .* sample_size 32$"):
+        check_floor(gates, "digits", of_xl)
+    of_digits = ErasureConfig(model="digits", forget_classes=(3,), method="esd")
+    with pytest.raises(
+        UsageError, match=r"^--retrained digits was trained without no class, so that it has seen three$"
+    ):
+        check_floor(gates, "digits", of_digits)
 
 
 def test_what_cannot_be_probed_is_refused_before_weights_are_read(scored, tmp_path, judged_model, monkeypatch):
