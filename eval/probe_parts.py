@@ -11,7 +11,7 @@ from .gap import gap_to_retrain, part_name, shares
 from .pictures import inlined
 from .probe import ProbeResult, probe_names
 from .probe_words import MEANINGS, NO_FLOOR, caveats, plain_words
-from .recovery import AVOIDED, NO_VERDICT, WEAKENED, curve_of, recovery, steps_to_half, verdict
+from .recovery import AVOIDED, NO_VERDICT, WEAKENED, curve_of, is_telling, recovery, steps_to_half, verdict
 from .values import difference
 from .words import Record, change, class_name, interval, number, with_interval
 
@@ -100,9 +100,9 @@ def attacks(count: int) -> str:
 
 
 def strongest(record: Record, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The attack that recovered most, in one sentence; empty where there is no choice."""
+    """The attack that recovered most, in one sentence; empty where there is no choice, or none recovered anything."""
     known = {name: outcome["value"] for name, outcome in outcomes.items() if outcome["value"] is not None}
-    if len(known) < 2:
+    if len(known) < 2 or max(known.values()) <= 0:
         return ""
     name = max(known, key=known.__getitem__)
     title = plain_words(name, num_classes=len(record["class_names"])).title
@@ -115,17 +115,19 @@ def raw_words(rows: Rows) -> str:
     return f"{text}, retrained {with_interval(floor, 'share')}" if floor else text
 
 
-def recovery_words(outcome: Mapping[str, Any]) -> str:
-    """Recovery in percent, signed; where the floor is as high as the original there is none."""
-    if outcome["value"] is None and None not in (outcome["raw"], outcome["original"]):
-        return "not defined"
+def recovery_words(name: str, outcome: Mapping[str, Any]) -> str:
+    """Recovery in percent, signed; empty without a verdict, where it is a share of what is nearly nothing."""
+    if outcome["value"] is None or not is_telling(name, outcome):
+        return ""
     return number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}")
 
 
 def attack_lines(name: str, rows: Rows) -> list[str]:
     """An attack for a terminal: the verdict and the recovery, then each model's share and how soon half was back."""
     outcome = recovery(rows)
-    lines = [f"{name.replace('_', ' ')}: {verdict(name, outcome)}, recovery {recovery_words(outcome)}"]
+    recovered = recovery_words(name, outcome)
+    told = f"{verdict(name, outcome)}, recovery {recovered}" if recovered else verdict(name, outcome)
+    lines = [f"{name.replace('_', ' ')}: {told}"]
     for who, entry in rows.items():
         half = half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else ""
         lines.append(f"  {who} {with_interval(entry, 'share')}" + (f", {half}" if half else ""))
@@ -183,7 +185,7 @@ def card(
         "verdict": word,
         "meaning": meanings([outcome])[word],
         "caveats": caveats(name, rows),
-        "recovery": recovery_words(outcome),
+        "recovery": recovery_words(name, outcome),
         "raw": [with_interval(rows[who], "share") if who in rows else "" for who in ("erased", "retrained")],
         "floor": outcome["floor"],
         "budget": budget,

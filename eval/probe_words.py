@@ -69,7 +69,7 @@ MEANINGS = {
     "avoided": "more than half came back: the class is still in the weights, the model only avoids it",
     "weakened": "a part came back: the class is weaker, but not gone",
     "removed": "no more, or hardly more, came back than a model gives that never saw the class",
-    "no verdict": "the attack cannot tell: it draws the class out of any model, or hardly out of the original",
+    "no verdict": "the attack cannot tell, as it draws the class out of any model or hardly out of the original",
     "not measured": "the attack gave no number",
 }
 NO_FLOOR = {**MEANINGS, "removed": "next to nothing came back"}

@@ -43,7 +43,7 @@ def attack_cell(scored: Scored, name: str) -> dict[str, str]:
         return {}
     outcome = recovery(rows)
     return {
-        "recovery": recovery_words(outcome),
+        "recovery": recovery_words(name, outcome),
         "verdict": verdict(name, outcome),
         "raw": raw_words(rows),
     }

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from eval.probe import probe_names
-from eval.probe_parts import attack_lines, attacks_view, floor_words, gap_view, half_words, headline
+from eval.probe_parts import attack_lines, attacks_view, floor_words, gap_view, half_words, headline, strongest
 from eval.probe_words import PLAIN, caveats, plain_words
 from eval.recovery import NO_VERDICT, recovery
 
@@ -76,6 +76,8 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
     assert view["headline"].startswith("2 of 4 attacks brought back no more than")
     strongest = "90.0 % (88.0 to 92.0 %), retrained 4.0 % (2.0 to 6.0 %)"
     assert view["strongest"] == f"By recovery the strongest is “Mix labels”: {strongest}."
+    none = {name: {"value": 0.0 if name == "label_mixing" else -0.1} for name in attacked.record["probes"]}
+    assert strongest(attacked.record, none) == ""
     restore, _, relearning, _ = view["cards"]
     names = [row["name"] for row in restore["subjects"]]
     assert names[2:] == ["Retrained without the class (floor)", "Erased model", "Erased model, retained class “one”"]
@@ -135,9 +137,9 @@ def test_an_attack_in_a_terminal_has_every_model_with_its_interval_and_its_pace(
         "  erased 75.0 % (73.0 to 77.0 %), half of the original after about 8 steps",
     ]
     subjects["retrained"] = entry(1.0)
-    assert attack_lines("relearning", subjects)[0] == "relearning: no verdict, recovery not defined"
+    assert attack_lines("relearning", subjects)[0] == "relearning: no verdict"
     subjects["original"] = {**entry(1.0), "value": None}
-    assert attack_lines("relearning", subjects)[0] == "relearning: not measured, recovery not measured"
+    assert attack_lines("relearning", subjects)[0] == "relearning: not measured"
 
 
 def test_every_probe_speaks(attacked):
