@@ -74,8 +74,8 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
     assert [card["verdict"] for card in view["cards"]] == ["removed", "removed", "weakened", "avoided"]
     assert [word for word, _ in view["meanings"]] == ["avoided", "weakened", "removed"]
     assert view["headline"].startswith("2 of 4 attacks brought back no more than")
-    strongest = "90.0 % (88.0 to 92.0 %), retrained 4.0 % (2.0 to 6.0 %)"
-    assert view["strongest"] == f"By recovery the strongest is “Mix labels”: {strongest}."
+    mixing = "90.0 % (88.0 to 92.0 %), retrained 4.0 % (2.0 to 6.0 %)"
+    assert view["strongest"] == f"By recovery the strongest is “Mix labels”: {mixing}."
     none = {name: {"value": 0.0 if name == "label_mixing" else -0.1} for name in attacked.record["probes"]}
     assert strongest(attacked.record, none) == ""
     restore, _, relearning, _ = view["cards"]
