@@ -129,8 +129,8 @@ def attack_lines(name: str, rows: Rows) -> list[str]:
     told = f"{verdict(name, outcome)}, recovery {recovered}" if recovered else verdict(name, outcome)
     lines = [f"{name.replace('_', ' ')}: {told}"]
     for who, entry in rows.items():
-        half = half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else ""
-        lines.append(f"  {who} {with_interval(entry, 'share')}" + (f", {half}" if half else ""))
+        aside = later_words(entry) or (half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else "")
+        lines.append(f"  {who} {with_interval(entry, 'share')}" + (f", {aside}" if aside else ""))
     return lines
 
 
@@ -196,7 +196,7 @@ def card(
 
 
 def subject(who: str, rows: Rows, *, scale: float, pictures: Tensor | None) -> dict[str, Any]:
-    """One model under attack: its share with the interval, how soon half came back, what it drew."""
+    """One model under attack: its share with the interval, how it depends on the steps, what it drew."""
     entry = rows[who]
     shown = pictures is not None and len(pictures) > 0
     return {
@@ -206,9 +206,15 @@ def subject(who: str, rows: Rows, *, scale: float, pictures: Tensor | None) -> d
         "high": entry["high"],
         "text": number(entry["value"], "share"),
         "interval": interval(entry, "share"),
-        "half": half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else "",
+        "aside": later_words(entry) or (half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else ""),
         "picture": inlined(pictures[:STRIP_IMAGES], columns=STRIP_IMAGES, scale=scale) if shown else None,
     }
+
+
+def later_words(entry: Mapping[str, Any]) -> str:
+    """What a completion comes to where the model takes over later; empty for other attacks."""
+    _, *later = entry["detail"].get("by_steps", [None])
+    return ", ".join(f"from step {step}: {number(share, 'share')}" for step, share in later)
 
 
 def half_words(entry: Mapping[str, Any], *, of: float | None) -> str:

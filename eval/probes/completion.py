@@ -1,38 +1,57 @@
 """Let the original model begin and the probed one finish: is the class only not begun, or also not finished?
 
 The original draws the first quarter of the sampling steps; where the shape is decided later, a model without the class
-does not complete it.
+does not complete it. A few images at a half and at three quarters tell how the outcome depends on it: in the end the
+class is there before the probed model takes over.
 """
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
 
 from eval.cost import Cost, Terms, drawing
 from eval.evaluate import images_share
 from eval.probe import Budget, ProbeResult, outcome, seeded_batches
+from eval.values import Value
 from pipelines.model import DiT
 from pipelines.sampler import SamplerSettings, denoise, noise_generators, sample_latents
 
-SHARE = 0.25  # of the sampling steps that the original model takes
+SHARES = (0.25, 0.5, 0.75)  # of the sampling steps that are done when the probed model takes over; the first counts
 
 
-def steps_before(settings: SamplerSettings) -> int:
-    """Sampling steps that are done when the probed model takes over."""
-    return round(SHARE * settings.num_inference_steps)
+def steps_before(settings: SamplerSettings) -> list[int]:
+    """Sampling steps that are done, for each share."""
+    return [round(share * settings.num_inference_steps) for share in SHARES]
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Forget accuracy of images that the original model began."""
     settings = budget.protocol.sampler_settings()
-    switch = steps_before(settings)
 
-    def drawn():
-        for labels, seeds in seeded_batches(budget, forget_class):
-            begun = sample_latents(budget.original, labels, seeds, settings, last=switch)
-            finished = denoise(model, begun, labels, noise_generators(seeds), settings, first=switch)
-            yield model.decode(finished, precision=settings.decoder_precision).cpu()
+    def finished(switch: int, budget: Budget) -> tuple[Value, Tensor]:
+        def drawn():
+            for labels, seeds in seeded_batches(budget, forget_class):
+                begun = sample_latents(budget.original, labels, seeds, settings, last=switch)
+                finished = denoise(model, begun, labels, noise_generators(seeds), settings, first=switch)
+                yield model.decode(finished, precision=settings.decoder_precision).cpu()
 
-    measured = images_share(drawn(), forget_class, scorer=budget.scorer)
-    return outcome(measured, forget_class, detail={"steps_of_the_original": switch})
+        return images_share(drawn(), forget_class, scorer=budget.scorer)
+
+    measured, shares = by_share(finished, budget)
+    return outcome(measured, forget_class, detail={"by_steps": shares})
+
+
+def by_share(
+    finished: Callable[[int, Budget], tuple[Value, Tensor]], budget: Budget
+) -> tuple[tuple[Value, Tensor], list[list[float]]]:
+    """The outcome after the first share of the steps, and accuracy by steps, the later ones from few images."""
+    first, *later = steps_before(budget.protocol.sampler_settings())
+    few = replace(budget, num_images=budget.amount.screening_images)
+    measured = finished(first, budget)
+    return measured, [[first, measured[0].value], *([switch, finished(switch, few)[0].value] for switch in later)]
 
 
 def cost(terms: Terms) -> Cost:
-    """The images, whichever of the two models draws them."""
-    return drawing(terms.protocol, terms.num_images)
+    """All images at the first share and few at each other, whichever of the two models draws them."""
+    return drawing(terms.protocol, terms.num_images + (len(SHARES) - 1) * terms.amount.screening_images)

@@ -85,7 +85,7 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
     assert restore["raw"] == ["0.0 % (0.0 to 2.0 %)", "2.0 % (0.0 to 4.0 %)"]
     assert all(row["picture"] for row in restore["subjects"])
     half = "half of the original after about 17 steps"
-    assert [row["half"] for row in relearning["subjects"]] == ["", half, half, half, ""]
+    assert [row["aside"] for row in relearning["subjects"]] == ["", half, half, half, ""]
     assert view["left"] == len(probe_names()) - 4
 
     # Numbers stay where the pictures are gone, and the first of several erased classes is named.

@@ -22,7 +22,7 @@ from eval.probe import (
     probe_names,
     run_probe,
 )
-from eval.probes import relearning
+from eval.probes import completion, relearning
 from eval.probes.classifier_guidance import Steered
 from eval.probes.embedding_inversion import starting_row
 from eval.probes.label_mixing import mixes
@@ -183,8 +183,10 @@ def test_unconditional_samples_are_counted_as_the_class(budget, original):
 
 
 def test_completion_gives_the_class_only_to_a_model_that_finishes_it(budget, original, erased):
-    assert values("completion", original, budget)[0] == 1
-    assert values("completion", erased, budget)[0] < 0.2
+    value, detail = values("completion", original, budget)
+    assert value == 1 and detail["by_steps"] == [[5, 1], [10, 1], [15, 1]]
+    value, detail = values("completion", erased, budget)
+    assert value < 0.2 and detail["by_steps"][0] == [5, value]
 
 
 def test_an_attack_that_needs_images_says_so(budget, erased):
@@ -194,12 +196,11 @@ def test_an_attack_that_needs_images_says_so(budget, erased):
 
 
 def test_a_real_image_is_finished_by_a_model_that_knows_the_class(budget, original, erased, monkeypatch):
-    from eval.probes import completion
-
     assert values("completion_from_image", original, budget)[0] == 1
     assert values("completion_from_image", erased, budget)[0] == 0  # a quarter of the steps leaves nothing to see
-    monkeypatch.setattr(completion, "SHARE", 0.95)
-    assert values("completion_from_image", erased, budget)[0] > 0.9  # the image itself shines through
+    monkeypatch.setattr(completion, "SHARES", (0.25, 0.5, 0.95))
+    shares = [share for _, share in values("completion_from_image", erased, budget)[1]["by_steps"]]
+    assert shares[0] == 0 and shares[-1] > 0.9  # the image itself shines through
 
 
 def test_steering_follows_the_gradient_of_the_classifier(original):
