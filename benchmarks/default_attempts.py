@@ -22,10 +22,9 @@ from benchmarks.default_summary import Figures, figures_as_json, save
 from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, run_jobs
 from benchmarks.lines import Line
 from benchmarks.probe_summary import in_words
-from benchmarks.relearning_pace import Curve, best_by_step, ratio_in_words, strongest_curve
+from benchmarks.relearning_pace import AMONG_OTHERS, Curve, best_by_step, ratio_in_words, strongest_curve
 from erase.configure import DEFAULT_METHOD
 from erase.rundir import cache_dir, environment
-from eval.probe import AMOUNTS
 from pipelines.files import write_json
 from pipelines.text import markdown_table
 
@@ -47,7 +46,6 @@ BEFORE = "life 200, one retain step of 128"  # what was shipped before
 ALSO_FULL = {  # classes that an attempt is attacked on at the full budget as well
     "shipped": AT_FULL, BEFORE: HARD, "relearning simulated as well": AT_FULL, "relearning simulated alone": AT_FULL,
 }  # fmt: skip
-AMONG_OTHERS = next(each.name for each in AMOUNTS["full"].relearnings if each.num_others)
 NOT_ATTACKED: Mapping[str, Any] = {}
 NAME = "default_attempts"
 Summary = dict[str, Any]

@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 
 from benchmarks.erasures import RESULTS
 from benchmarks.probe_summary import ATTACKS, Line, gap, in_words, percent, values_of
-from benchmarks.relearning_pace import NEVER, pace_rows, ratio_by_attack, ratio_in_words, steps_ratio, strongest_curve
+from benchmarks.relearning_pace import (
+    NEVER,
+    among_others,
+    pace_rows,
+    ratio_by_attack,
+    ratio_in_words,
+    steps_ratio,
+    strongest_curve,
+)
 from erase.rundir import environment
 from pipelines.files import replace_file, write_json
 from pipelines.text import markdown_table
@@ -28,6 +36,7 @@ AT_MOST = {"forget_accuracy": 0.01, "retain_drop": 0.02, "frechet_ratio": 1.15}
 RISE, FURTHEST_RISE = 0.05, 0.12  # above the retrained model: every class but one, and that one
 STEPS_RATIO = 0.8  # at least: steps to half of the class, in those of the retrained model
 COLOURS = {"erased": "#b5361c", "retrained": "#76746d", "embedding_reset": "#2f6690"}
+AMONG = ", ten images among 500 others"
 NAMES = {"erased": "erased", "retrained": "never saw it", "embedding_reset": "label row reset"}
 
 
@@ -154,7 +163,7 @@ def write_summary(name: str, lines: Mapping[int, Line]) -> str:
 
 
 def draw(lines: Mapping[int, Line], path: Path) -> None:
-    """What the strongest attacker has relearned by each step: a panel for each class."""
+    """What the strongest attacker has relearned by each step, and one who mixes images in: a panel for each class."""
     columns = min(5, len(lines))
     count = -(-len(lines) // columns)
     figure, axes = plt.subplots(
@@ -164,8 +173,10 @@ def draw(lines: Mapping[int, Line], path: Path) -> None:
     panels = axes.flatten()
     for panel, (label, line) in zip(panels, lines.items(), strict=False):
         for who in (who for who in NAMES if who in line["probes"]["relearning"]):
-            steps, shares = zip(*strongest_curve(line, who), strict=True)
-            panel.plot(steps, [100 * share for share in shares], marker="o", ms=3, color=COLOURS[who], label=NAMES[who])
+            for curve, style, how in ((strongest_curve(line, who), "-", ""), (among_others(line, who), ":", AMONG)):
+                steps, shares = zip(*curve, strict=True)
+                name, back = f"{NAMES[who]}{how}", [100 * share for share in shares]
+                panel.plot(steps, back, style, marker="o", ms=3, color=COLOURS[who], label=name)
         counted = [step for step, _ in strongest_curve(line, "erased")]
         panel.set(title=f"class {label}", ylim=(0, 103), xscale="log")
         panel.set_xticks(counted, [str(step) for step in counted])
@@ -173,7 +184,7 @@ def draw(lines: Mapping[int, Line], path: Path) -> None:
     for panel in panels[len(lines) :]:
         panel.axis("off")
     axes[0][0].set_ylabel("share of images, %")
-    axes[-1][0].set_xlabel("steps of the strongest attack")
+    axes[-1][0].set_xlabel("steps of fine-tuning")
     figure.legend(*labelled(panels), loc="outside lower center", ncols=len(NAMES), frameon=False)
     save(figure, path)
 

@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eval.probe import AMOUNTS
 from eval.recovery import steps_to_half
 
 Line = Mapping[str, Any]
 Curve = list[tuple[int, float]]  # share by steps
+AMONG_OTHERS = next(each.name for each in AMOUNTS["full"].relearnings if each.num_others)
 NEVER = "never"  # half of the class did not come back
 MODELS = ("erased", "embedding_reset", "retrained")  # in the order of a table's cell
 
@@ -23,6 +25,11 @@ def curves_of(line: Line, who: str) -> Mapping[str, Curve]:
 def strongest_curve(line: Line, who: str) -> Curve:
     """The best share that any of the relearning attacks reached by each counted step."""
     return best_by_step(curves_of(line, who).values())
+
+
+def among_others(line: Line, who: str) -> Curve:
+    """The share by step where images of the class are mixed among those of other classes."""
+    return curves_of(line, who)[AMONG_OTHERS]
 
 
 def best_by_step(curves: Iterable[Curve]) -> Curve:

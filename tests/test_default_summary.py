@@ -8,14 +8,15 @@ import pytest
 from benchmarks import default_summary
 from benchmarks.default_summary import figures, missed, overview, tables, write_summary
 from benchmarks.probe_summary import ATTACKS
-from benchmarks.relearning_pace import pace_rows, ratio_by_attack, steps_ratio, strongest_curve
+from benchmarks.relearning_pace import AMONG_OTHERS, pace_rows, ratio_by_attack, steps_ratio, strongest_curve
 
 PROBES = [name for name in ATTACKS if name != "forget_accuracy"]
+RELEARNINGS = (AMONG_OTHERS, "another")
 SOON, LATE, NEVER = ([[5, a], [10, b], [20, c]] for a, b, c in ((0.9, 0.9, 0.9), (0.0, 0.5, 0.8), (0.0, 0.1, 0.2)))
 
 
 def entry(share, *curves):
-    return {"value": share, "detail": {"attacks": {str(number): curve for number, curve in enumerate(curves)}}}
+    return {"value": share, "detail": {"attacks": dict(zip(RELEARNINGS, curves, strict=False))}}
 
 
 def line_of(*, rise=0.0, under="label_mixing", retrained=True, curves=(LATE,), floor_curves=(LATE,)):
@@ -55,7 +56,7 @@ def test_a_class_that_never_comes_back_is_the_best_and_never_hides_the_worst():
 def test_each_attack_has_a_pace_of_its_own():
     """The strongest hides the others: half back at once by one of them, and by another sooner than to the floor."""
     line = line_of(curves=(SOON, LATE), floor_curves=(SOON, NEVER))
-    assert steps_ratio(line) == 1 and ratio_by_attack(line) == {"0": 1.0, "1": 0.0}
+    assert steps_ratio(line) == 1 and ratio_by_attack(line) == {AMONG_OTHERS: 1.0, "another": 0.0}
     assert figures(line)["ratio_by_attack"] == ratio_by_attack(line)
     bare = line_of(retrained=False, curves=(SOON, NEVER))
     assert ratio_by_attack(bare) == {} and pace_rows({1: line, 2: bare}) == [
