@@ -21,8 +21,9 @@ SHARES = (0.25, 0.5, 0.75)  # of the sampling steps that are done when the probe
 
 
 def steps_before(settings: SamplerSettings) -> list[int]:
-    """Sampling steps that are done, for each share."""
-    return [round(share * settings.num_inference_steps) for share in SHARES]
+    """Sampling steps that are done, for each share, each once; one at least is left."""
+    count = settings.num_inference_steps
+    return sorted({min(round(share * count), count - 1) for share in SHARES})
 
 
 def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
@@ -54,4 +55,5 @@ def by_share(
 
 def cost(terms: Terms) -> Cost:
     """All images at the first share and few at each other, whichever of the two models draws them."""
-    return drawing(terms.protocol, terms.num_images + (len(SHARES) - 1) * terms.amount.screening_images)
+    _, *later = steps_before(terms.protocol.sampler_settings())
+    return drawing(terms.protocol, terms.num_images + len(later) * terms.amount.screening_images)

@@ -30,6 +30,7 @@ from eval.probes.relearning import attack_images
 from eval.values import Value
 from pipelines.embedding import label_table, tie_embedders
 from pipelines.errors import UsageError
+from pipelines.sampler import SamplerSettings
 
 SHORT = replace(
     AMOUNTS["quick"], screening_images=4, inversion_steps=(20, 60), inversion_images=30, relearning_steps=(5, 40),
@@ -187,6 +188,11 @@ def test_completion_gives_the_class_only_to_a_model_that_finishes_it(budget, ori
     assert value == 1 and detail["by_steps"] == [[5, 1], [10, 1], [15, 1]]
     value, detail = values("completion", erased, budget)
     assert value < 0.2 and detail["by_steps"][0] == [5, value]
+
+
+@pytest.mark.parametrize(("count", "before"), [(20, [5, 10, 15]), (250, [62, 125, 188]), (2, [0, 1]), (1, [0])])
+def test_a_completion_leaves_a_step_to_the_model(count, before):
+    assert completion.steps_before(SamplerSettings(num_inference_steps=count)) == before
 
 
 def test_an_attack_that_needs_images_says_so(budget, erased):
