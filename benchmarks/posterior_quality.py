@@ -5,12 +5,14 @@ python -m benchmarks.posterior_quality    about fifteen minutes on one core; wha
 Network and head, trained on real latents and on replay, are held to latents of images that neither they nor the model
 saw: accuracy and likelihood by timestep, the temperature that would suit them, and the identity
 e_null = sum_c p(c | x_t) e(x_t | c), whose error also stands for uniform shares and for the true label alone. Then each
-erases one class by the short erasure of ``erase demo``, with its own source as data.
+erases one class by the short erasure of ``erase demo``, with its own source as data; so that everything rests on the
+posterior, the erased label becomes its mixture too, and beside them stands an erasure by uniform shares.
 """
 
 import argparse
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -32,10 +34,24 @@ from pipelines.sources import digits_for, training_latents
 MODEL, FORGET_CLASS, SEED = "digits", 3, 0
 KINDS: tuple[PosteriorKind, ...] = ("network", "head")
 SOURCES = ("digits", "replay")
+UNIFORM = "uniform shares"
+ALSO = ("forget_precision",)  # whether images under the erased label look like a digit
 NUM_BINS = 5  # of timesteps
 DRAWS = 10  # noised latents of each held-out image
 IDENTITY_DRAWS = 1000  # that the identity is checked on: each takes a forward pass under every label
 TEMPERATURES = torch.linspace(-1, 1, 201).exp()
+
+
+class Uniform(Posterior):
+    """The same share of every class."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Logits (B, num_classes) for noisy latents (B, C, H, W)."""
+        return noisy_latents.new_zeros(len(noisy_latents), self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +59,19 @@ class SourcedJob(Job):
     """An erasure with data that are named."""
 
     data: str
+    uniform: bool = False  # in the place of a posterior: equal shares, whatever the noisy latents show
 
-    def config(self) -> Any:
-        """The complete configuration."""
-        from erase.configure import configure
+    def erase(self, config: Any) -> Any:
+        """Original and erased model; the product has no uniform posterior, which would be of no use."""
+        if not self.uniform:
+            return super().erase(config)
+        with patch("erase.erasure.make_posterior", lambda model, *_, **__: Uniform(model.num_classes)):
+            return super().erase(config)
 
-        options = {**dict(self.options), "seed": self.seed}
-        return configure(self.model, [self.forget_class], method=self.method, data=self.data, options=options)
+    @property
+    def source(self) -> str:
+        """What is named."""
+        return self.data
 
 
 def posterior_of(model: DiT, kind: PosteriorKind, source: str) -> Posterior:
@@ -137,28 +159,45 @@ def quality(model: DiT) -> dict[str, Any]:
 
 def erasures(workers: int) -> dict[str, Row]:
     """The original's scores, and those of an erasure under each posterior."""
-    jobs: dict[str, Job] = {ORIGINAL: Job(method=ORIGINAL, forget_class=FORGET_CLASS)}
+    jobs: dict[str, Job] = {
+        ORIGINAL: SourcedJob(method=ORIGINAL, forget_class=FORGET_CLASS, data=SOURCES[0], also=ALSO)
+    }
     for kind in KINDS:
         for source in SOURCES:
-            options = tuple(sorted({**QUICK, "posterior": kind}.items()))
-            jobs[f"{kind} on {source}"] = SourcedJob(
-                method="retain_posterior", forget_class=FORGET_CLASS, options=options, seed=SEED, data=source
-            )
+            jobs[f"{kind} on {source}"] = erasure(kind, source)
+    jobs[UNIFORM] = erasure(KINDS[0], SOURCES[0], uniform=True)
     rows = run_jobs(jobs.values(), RESULTS / "posterior_quality.jsonl", workers=workers, title="erasures")
     return {name: rows[job.key] for name, job in jobs.items()}
+
+
+def erasure(kind: PosteriorKind, source: str, *, uniform: bool = False) -> SourcedJob:
+    """The short erasure with one posterior."""
+    options = tuple(sorted({**QUICK, "posterior": kind, "replacement": "posterior"}.items()))
+    return SourcedJob(
+        method="retain_posterior",
+        forget_class=FORGET_CLASS,
+        options=options,
+        seed=SEED,
+        data=source,
+        uniform=uniform,
+        also=ALSO,
+    )
 
 
 def markdown(posteriors: dict[str, Any], erased: dict[str, Row]) -> str:
     """One line for each posterior: shares by timestep from the least noise to the most, then what it erases."""
     lines = [
-        "| posterior | accuracy by timestep | identity, share of uniform's | NLL, with temperature | forget | retain "
-        "| Frechet |",
-        "|---|---|---|---|---|---|---|",
+        "| posterior | accuracy by timestep | identity, share of uniform's | NLL, with temperature | forget "
+        "| looks real | retain | Frechet |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in {**erased, **posteriors}:
         row = erased.get(name)
-        scores = f"{row['forget_accuracy']:.1%} | {row['retain_accuracy']:.1%} | {row['frechet']:.2f}" if row else "| |"
-        if name == ORIGINAL:
+        shares = (
+            [f"{row[key]:.1%}" for key in ("forget_accuracy", "forget_precision", "retain_accuracy")] if row else []
+        )
+        scores = " | ".join([*shares, f"{row['frechet']:.2f}"]) if row else "| | |"
+        if name not in posteriors:
             lines.append(f"| {name} | | | | {scores} |")
             continue
         entry = posteriors[name]
