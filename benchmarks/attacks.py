@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from erase.api.result import Result
 
 MODEL = "digits"
-FLOORS = (3, 8, 1, 5, 9)  # the classes with a retrained model
+FLOORS = (3, 8, 1, 5, 9, 4)  # the classes with a retrained model
 SIDES = ("dual", "shared")
 YARDSTICKS = RESULTS / "yardsticks.jsonl"
 CONTROLS = RESULTS / "controls.jsonl"
