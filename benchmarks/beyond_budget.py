@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.attacks import SIDES, Subject, attack_missing, budget_against, make_floor
+from benchmarks.attacks import SIDES, Subject, attack_missing, budget_against, by_key, make_floor
 from benchmarks.erasures import RESULTS
-from benchmarks.lines import Line, kept_lines
+from benchmarks.lines import Line
 from benchmarks.probe_summary import percent
 from benchmarks.relearning_pace import Curve, best_by_step, steps_in_words
 from erase.config import config_hash
@@ -80,7 +80,7 @@ def jobs() -> list[Beyond]:
 
 def kept() -> dict[Beyond, Line]:
     """What has been attacked under today's defaults."""
-    done = {line["key"]: line["result"] for line in kept_lines(PATH)}
+    done = by_key(PATH)
     return {job: done[job.key] for job in jobs() if job.key in done}
 
 

@@ -5,12 +5,11 @@ Steps are those until half of what the original draws is back, between two count
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from benchmarks.probe_summary import Line
 from eval.probe import AMOUNTS
 from eval.recovery import steps_to_half
 
-Line = Mapping[str, Any]
 Curve = list[tuple[int, float]]  # share by steps
 AMONG_OTHERS = next(each.name for each in AMOUNTS["full"].relearnings if each.num_others)
 NEVER = "never"  # half of the class did not come back

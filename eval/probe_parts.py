@@ -129,8 +129,7 @@ def attack_lines(name: str, rows: Rows) -> list[str]:
     told = f"{verdict(name, outcome)}, recovery {recovered}" if recovered else verdict(name, outcome)
     lines = [f"{name.replace('_', ' ')}: {told}"]
     for who, entry in rows.items():
-        aside = later_words(entry) or (half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else "")
-        lines.append(f"  {who} {with_interval(entry, 'share')}" + (f", {aside}" if aside else ""))
+        lines.append(", ".join(filter(None, [f"  {who} {with_interval(entry, 'share')}", steps_words(who, rows)])))
     return lines
 
 
@@ -206,9 +205,15 @@ def subject(who: str, rows: Rows, *, scale: float, pictures: Tensor | None) -> d
         "high": entry["high"],
         "text": number(entry["value"], "share"),
         "interval": interval(entry, "share"),
-        "aside": later_words(entry) or (half_words(entry, of=rows["original"]["value"]) if who in RELEARNED else ""),
+        "aside": steps_words(who, rows),
         "picture": inlined(pictures[:STRIP_IMAGES], columns=STRIP_IMAGES, scale=scale) if shown else None,
     }
+
+
+def steps_words(who: str, rows: Rows) -> str:
+    """How one model's share depends on the steps of the attack; empty where it has none, or nothing to bring back."""
+    half = half_words(rows[who], of=rows["original"]["value"]) if who in RELEARNED else ""
+    return later_words(rows[who]) or half
 
 
 def later_words(entry: Mapping[str, Any]) -> str:

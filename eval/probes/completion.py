@@ -5,7 +5,7 @@ does not complete it. A few images at a half and at three quarters tell how the 
 class is there before the probed model takes over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from torch import Tensor
@@ -30,27 +30,29 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     """Forget accuracy of images that the original model began."""
     settings = budget.protocol.sampler_settings()
 
-    def finished(switch: int, budget: Budget) -> tuple[Value, Tensor]:
-        def drawn():
-            for labels, seeds in seeded_batches(budget, forget_class):
-                begun = sample_latents(budget.original, labels, seeds, settings, last=switch)
-                finished = denoise(model, begun, labels, noise_generators(seeds), settings, first=switch)
-                yield model.decode(finished, precision=settings.decoder_precision).cpu()
+    def drawn(switch: int, budget: Budget) -> Iterator[Tensor]:
+        for labels, seeds in seeded_batches(budget, forget_class):
+            begun = sample_latents(budget.original, labels, seeds, settings, last=switch)
+            finished = denoise(model, begun, labels, noise_generators(seeds), settings, first=switch)
+            yield model.decode(finished, precision=settings.decoder_precision).cpu()
 
-        return images_share(drawn(), forget_class, scorer=budget.scorer)
-
-    measured, shares = by_share(finished, budget)
+    measured, shares = by_share(drawn, forget_class, budget)
     return outcome(measured, forget_class, detail={"by_steps": shares})
 
 
 def by_share(
-    finished: Callable[[int, Budget], tuple[Value, Tensor]], budget: Budget
+    drawn: Callable[[int, Budget], Iterator[Tensor]], forget_class: int, budget: Budget
 ) -> tuple[tuple[Value, Tensor], list[list[float]]]:
-    """The outcome after the first share of the steps, and accuracy by steps, the later ones from few images."""
-    first, *later = steps_before(budget.protocol.sampler_settings())
+    """The outcome after the first share of the steps, and accuracy by steps, the later ones from few images.
+
+    ``drawn`` gives the images (B, 3, H, W) of a budget that are finished after so many steps, in batches.
+    """
     few = replace(budget, num_images=budget.amount.screening_images)
-    measured = finished(first, budget)
-    return measured, [[first, measured[0].value], *([switch, finished(switch, few)[0].value] for switch in later)]
+    measured = {
+        switch: images_share(drawn(switch, few if number else budget), forget_class, scorer=budget.scorer)
+        for number, switch in enumerate(steps_before(budget.protocol.sampler_settings()))
+    }
+    return next(iter(measured.values())), [[switch, found[0].value] for switch, found in measured.items()]
 
 
 def cost(terms: Terms) -> Cost:

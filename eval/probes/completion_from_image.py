@@ -5,15 +5,15 @@ is the model's; a few to where a half and three quarters are. How much survives 
 the floor.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from eval.attacker import owned
 from eval.cost import Cost, Terms, drawing
-from eval.evaluate import images_share
 from eval.probe import Budget, ProbeResult, outcome, seeded_batches
 from eval.probes.completion import by_share, steps_before
-from eval.values import Value
 from pipelines.model import DiT
 from pipelines.randomness import generator
 from pipelines.sampler import denoise, noise_generators, noised_to
@@ -25,20 +25,17 @@ def run(model: DiT, forget_class: int, budget: Budget) -> ProbeResult:
     images = owned(budget, [forget_class], num_images=budget.num_images)
     posterior = images.draw(torch.arange(len(images)), generator=generator(budget.seed, "completed images"))
 
-    def finished(first: int, budget: Budget) -> tuple[Value, Tensor]:
-        def drawn():
-            start = 0
-            for labels, seeds in seeded_batches(budget, forget_class):
-                chosen = posterior[torch.arange(start, start + len(seeds)) % len(posterior)]
-                start += len(seeds)
-                generators = noise_generators(seeds)
-                begun = noised_to(model, chosen, generators, settings, first=first)
-                finished = denoise(model, begun, labels, generators, settings, first=first)
-                yield model.decode(finished, precision=settings.decoder_precision).cpu()
+    def drawn(first: int, budget: Budget) -> Iterator[Tensor]:
+        start = 0
+        for labels, seeds in seeded_batches(budget, forget_class):
+            chosen = posterior[torch.arange(start, start + len(seeds)) % len(posterior)]
+            start += len(seeds)
+            generators = noise_generators(seeds)
+            begun = noised_to(model, chosen, generators, settings, first=first)
+            finished = denoise(model, begun, labels, generators, settings, first=first)
+            yield model.decode(finished, precision=settings.decoder_precision).cpu()
 
-        return images_share(drawn(), forget_class, scorer=budget.scorer)
-
-    measured, shares = by_share(finished, budget)
+    measured, shares = by_share(drawn, forget_class, budget)
     return outcome(measured, forget_class, detail={"by_steps": shares, "images": len(images)})
 
 
