@@ -7,7 +7,7 @@ of the code of an attack is not seen: it asks for new lines, of erased models an
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from benchmarks.erasures import RESULTS, SCORES, scores
 from benchmarks.lines import Line, finished, keep, kept_lines
 from erase.config import config_hash
 from erase.configure import DEFAULT_METHOD, configure
-from eval.probe import AMOUNTS, Amount, Budget, probe_names
+from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, probe_names
 from eval.protocol import named
 from eval.recovery import recovery
 from pipelines.model import DiT
@@ -99,12 +99,20 @@ class Subject:
 
     def attacked(self, work: Path) -> Line:
         """Make, score and attack the model."""
+        return self.attacked_by(self.class_attacked, work)
+
+    def attacked_by(self, attack: Callable[["Result"], Line], work: Path) -> Line:
+        """Make and score the model, and attack it; where it diverged, the line says so."""
         from pipelines.errors import DivergedError
 
         try:
             result = self.run(work)
         except DivergedError as error:
             return {"diverged": str(error)}
+        return attack(result)
+
+    def class_attacked(self, result: "Result") -> Line:
+        """Scores of the model and every attack on its erased class."""
         budget = budget_against(self.forget_class, AMOUNTS[self.budget])
         return {
             "scores": {name: result.scores["erased"][name]["value"] for name in SCORES},
@@ -126,13 +134,12 @@ class Control:
 
     def attacked(self, work: Path) -> Line:
         """Make and score the model, and attack its nearest neighbour."""
-        from erase.api.scoring import control_class
-        from pipelines.errors import DivergedError
+        return self.subject.attacked_by(self.neighbour_attacked, work)
 
-        try:
-            result = self.subject.run(work)
-        except DivergedError as error:
-            return {"diverged": str(error)}
+    def neighbour_attacked(self, result: "Result") -> Line:
+        """Every attack on the class."""
+        from erase.api.scoring import control_class
+
         budget = budget_against(self.subject.forget_class, AMOUNTS[self.subject.budget])
         label = control_class(result.scores, budget)
         return {"control_class": label, "probes": attack_all(result.model, label, budget)}
@@ -159,12 +166,14 @@ class Yardstick:
 
     def attacked(self, work: Path) -> Line:
         """Score and attack the model; the retrained one is trained below ``work``, unless it is there."""
-        from erase.api.probing import models_of
+        from pipelines.model import load
 
         budget = budget_against(self.forget_class, AMOUNTS[self.budget])
-        original = budget.original
-        floor = str(make_floor(work, self.forget_class)) if self.who == "retrained" else None
-        model = models_of(original, original, self.forget_class, retrained=floor, device=original.device)[self.who]
+        original = model = budget.original
+        if self.who == "retrained":
+            model = load(make_floor(work, self.forget_class))
+        elif self.who == "embedding_reset":
+            model = embedding_reset(original, self.forget_class)
         # The row reset is attacked alone: its other rows are the original's.
         scored = self.who != "embedding_reset"
         return {

@@ -15,7 +15,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.attacks import SIDES, Subject, attack_missing, budget_against, by_key, make_floor
+from benchmarks.attacks import (
+    SIDES,
+    YARDSTICKS,
+    Subject,
+    Yardstick,
+    attack_missing,
+    budget_against,
+    by_key,
+    make_floor,
+)
 from benchmarks.erasures import RESULTS
 from benchmarks.lines import Line
 from benchmarks.probe_summary import percent
@@ -100,7 +109,7 @@ def tables(lines: Mapping[Beyond, Line]) -> str:
             markdown_table(["row learned, steps", *counted(LONG.inversion_steps)], shares(long), text_columns=1)
         )
     if short:
-        rows = [[*row, half(curve)] for row, curve in zip(shares(short), short.values(), strict=True)]
+        rows = [[*row, half(job, curve)] for row, (job, curve) in zip(shares(short), short.items(), strict=True)]
         header = ["fine-tuned, steps", *counted(STEPWISE.relearning_steps), "until half"]
         texts.append(markdown_table(header, rows, text_columns=1))
     return "\n".join(texts)
@@ -119,9 +128,11 @@ def shares(curves: Mapping[Beyond, Curve]) -> list[list[str]]:
     ]
 
 
-def half(curve: Curve) -> str:
-    """Steps until half of the images show the class."""
-    return steps_in_words(steps_to_half(curve, of=1.0), last=curve[-1][0], digits=1)
+def half(job: Beyond, curve: Curve) -> str:
+    """Steps until half of what the original draws at the full budget is back."""
+    original = by_key(YARDSTICKS)[Yardstick(who="original", forget_class=job.forget_class, budget="full").key]
+    found = steps_to_half(curve, of=original["probes"][job.attack]["value"])
+    return steps_in_words(found, last=curve[-1][0], digits=1)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ with its probes at the quick budget three to seven minutes.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.attacks import CONTROLS, FLOORS, SIDES, Control, Subject, attack_missing, run_all
@@ -40,6 +41,11 @@ def subjects(*, default: bool) -> list[Subject]:
     return sorted(found, key=lambda subject: not subject.is_default)
 
 
+def controls(wanted: Iterable[Subject]) -> list[Control]:
+    """The default's models among them, to be attacked for a class that they keep."""
+    return [Control(subject=subject) for subject in wanted if subject.is_default]
+
+
 def main() -> None:
     """Run what is missing and print the tables."""
     from benchmarks import default_summary, probe_summary
@@ -63,9 +69,9 @@ def main() -> None:
         print(default_summary.write_summary(name, dict(sorted(by_class.items()))))
     else:
         print(probe_summary.write_summary(name, lines))
-        controls = [Control(subject=subject) for subject in wanted if subject.is_default]
-        done = attack_missing(dict.fromkeys(controls, CONTROLS), arguments.work, workers=arguments.workers)
-        print(probe_summary.strength(lines, {each.subject.forget_class: done[each.key] for each in controls}))
+        kept = controls(wanted)
+        done = attack_missing(dict.fromkeys(kept, CONTROLS), arguments.work, workers=arguments.workers)
+        print(probe_summary.strength(lines, {each.subject.forget_class: done[each.key] for each in kept}))
 
 
 if __name__ == "__main__":

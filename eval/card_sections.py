@@ -7,7 +7,7 @@ from pipelines.text import listed, markdown_table
 from .metric import displays, title
 from .probe import describe_probe
 from .recovery import recovery, verdict
-from .words import FIRST, Record, caution, class_name, ordered_keys, returned, with_interval
+from .words import FIRST, Record, attacked_name, caution, class_name, ordered_keys, returned, with_interval
 
 RESTORE = "embedding_restore"  # the attack of every run: it stands among the scores
 SUBJECTS = ("original", "embedding_reset", "retrained", "erased", "control")  # columns of the table of attacks
@@ -61,8 +61,15 @@ def earlier_rows(record: Record) -> Iterable[tuple[str, ...]]:
 def restore_rows(record: Record) -> Iterable[tuple[str, ...]]:
     """Forget accuracy once the original label row is put back."""
     if RESTORE in record["probes"]:
-        values = (with_interval(record["probes"][RESTORE][model], "share") for model in ("original", "erased"))
-        yield "Forget accuracy, original label row put back", "lower", *values
+        entries = record["probes"][RESTORE]
+        values = (with_interval(entries[model], "share") for model in ("original", "erased"))
+        name = behind("Forget accuracy, original label row put back", attacked_name(record, entries))
+        yield name, "lower", *values
+
+
+def behind(title: str, name: str) -> str:
+    """A title with a class in brackets, if there is one."""
+    return f"{title} ({name})" if name else title
 
 
 def neighbour_words(record: Record) -> str:
@@ -85,7 +92,7 @@ def attack_table(record: Record, attacks: Iterable[str]) -> str:
         entries = record["probes"][name]
         outcome = verdict(name, recovery(entries))
         cells = (with_interval(entries[who], "share") if who in entries else "" for who in shown)
-        rows.append((describe_probe(name), outcome, *cells))
+        rows.append((behind(describe_probe(name), attacked_name(record, entries)), outcome, *cells))
     return markdown_table(("attack", "verdict", *(who.replace("_", " ") for who in shown)), rows, text_columns=2)
 
 
@@ -95,6 +102,8 @@ def control_words(record: Record, attacks: Iterable[str]) -> Iterable[str]:
         "Shown is how often the class is recognised after the attack. `embedding reset` is the trivial baseline, "
         "`control` a retained class of the erased model."
     )
+    if record.get("by_class"):
+        yield "Every erased class was attacked by itself; shown is the one of which most came back."
     budgets = {record.get("attacks", {}).get(name, {}).get("budget", {}).get("name") for name in attacks} - {None}
     if budgets:
         yield f"Budget of the attacks: {listed(sorted(budgets))}."

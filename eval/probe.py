@@ -204,18 +204,26 @@ def describe_probe(name: str) -> str:
 
 
 def run_probe(
-    name: str, erased: DiT, forget_class: int, budget: Budget, *, control_class: int
-) -> dict[str, ProbeResult]:
-    """One probe on the original, on ``embedding_reset``, on the erased model, and there on a retained class as control.
+    name: str, erased: DiT, forget_classes: Sequence[int], budget: Budget, *, control_class: int
+) -> dict[int, dict[str, ProbeResult]]:
+    """One probe on the original, on ``embedding_reset`` and on the erased model, by erased class.
 
-    ``embedding_reset`` is the trivial baseline: the original with the class's label row set to the null row.
+    On the erased model a retained class is attacked as well, the control of every class. ``embedding_reset`` is the
+    trivial baseline: the original with the class's label row set to the null row.
     """
     probe, original = load_probe(name), budget.original
-    if control_class == forget_class:
+    if control_class in forget_classes:
         raise UsageError(f"the control class {control_class} must be a retained class")
-    found = {"original": probe(original, forget_class, budget)}
-    found["embedding_reset"] = probe(embedding_reset(original, forget_class), forget_class, budget)
-    return {**found, "erased": probe(erased, forget_class, budget), "control": probe(erased, control_class, budget)}
+    control = probe(erased, control_class, budget)
+    return {
+        label: {
+            "original": probe(original, label, budget),
+            "embedding_reset": probe(embedding_reset(original, label), label, budget),
+            "erased": probe(erased, label, budget),
+            "control": control,
+        }
+        for label in forget_classes
+    }
 
 
 def embedding_reset(original: DiT, forget_class: int) -> DiT:

@@ -11,11 +11,12 @@ from .gap import gap_to_retrain, part_name, shares
 from .pictures import inlined
 from .probe import ProbeResult, probe_names
 from .probe_words import MEANINGS, NO_FLOOR, caveats, plain_words
-from .recovery import AVOIDED, NO_VERDICT, WEAKENED, curve_of, is_telling, recovery, steps_to_half, verdict
+from .recovery import AVOIDED, NO_VERDICT, WEAKENED, came_back, curve_of, is_telling, recovery, steps_to_half, verdict
 from .values import difference
-from .words import Record, change, class_name, interval, number, with_interval
+from .words import Record, attacked_name, change, class_name, interval, number, quoted_forget_names, with_interval
 
 STRIP_IMAGES = 6
+NAMED_CLASSES = 5  # at most, of several that were erased
 SUBJECTS = {
     "original": "Original model",
     "embedding_reset": "Embedding reset (trivial baseline)",
@@ -29,15 +30,14 @@ Rows = Mapping[str, Mapping[str, Any]]  # entries of one probe by subject
 
 def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]], *, scale: float) -> dict[str, Any]:
     """Everything that the section says; empty for a record without an attack. ``probes`` give the pictures."""
-    found = record["probes"]
+    found, several = record["probes"], len(record["forget_classes"]) > 1
     if not found:
         return {}
     outcomes = {name: recovery(rows) for name, rows in found.items()}
     verdicts = {name: verdict(name, outcome) for name, outcome in outcomes.items()}
-    attacked = next(iter(found.values()))["erased"]["detail"]["class_label"]
     return {
-        "class": class_name(record, attacked),
-        "others": len(record["forget_classes"]) > 1,
+        "classes": f"{'Are' if several else 'Is'} {quoted_forget_names(record)}",
+        "several": several,
         "headline": headline(found, outcomes, verdicts),
         "strongest": strongest(record, {name: outcomes[name] for name in telling(verdicts)}),
         "left": len(set(probe_names()) - set(found)),
@@ -55,6 +55,22 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
 def control_name(record: Record, rows: Rows) -> str:
     """The retained class that was attacked as control; empty where none was."""
     return class_name(record, rows["control"]["detail"]["class_label"]) if "control" in rows else ""
+
+
+def class_words(record: Record, name: str) -> str:
+    """What an attack brought back of each of several erased classes, the most first; empty where there is one."""
+    if not (attacked := attacked_name(record, record["probes"][name])):
+        return ""
+    by_class = record.get("by_class", {}).get(name)
+    if by_class is None:
+        return f"Of the erased classes “{attacked}” alone was attacked."
+    order = sorted(by_class, key=lambda label: came_back(recovery(by_class[label])), reverse=True)
+    shares = [
+        f"“{class_name(record, label)}” {number(by_class[label]['erased']['value'], 'share')}"
+        for label in order[:NAMED_CLASSES]
+    ]
+    more = len(order) - len(shares)
+    return f"Most came back of the first: {listed([*shares, *([f'{more} with less'] if more else [])])}."
 
 
 def telling(verdicts: Mapping[str, str]) -> list[str]:
@@ -122,15 +138,16 @@ def recovery_words(name: str, outcome: Mapping[str, Any]) -> str:
     return number(outcome["value"], "share").replace("-", "\N{MINUS SIGN}")
 
 
-def attack_lines(name: str, rows: Rows) -> list[str]:
-    """An attack for a terminal: the verdict and the recovery, then each model's share and how soon half was back."""
+def attack_lines(record: Record, name: str) -> list[str]:
+    """An attack for a terminal: verdict and recovery, then each model's share and how soon half was back."""
+    rows = record["probes"][name]
     outcome = recovery(rows)
     recovered = recovery_words(name, outcome)
     told = f"{verdict(name, outcome)}, recovery {recovered}" if recovered else verdict(name, outcome)
     lines = [f"{name.replace('_', ' ')}: {told}"]
     for who, entry in rows.items():
         lines.append(", ".join(filter(None, [f"  {who} {with_interval(entry, 'share')}", steps_words(who, rows)])))
-    return lines
+    return [*lines, *(f"  {words}" for words in [class_words(record, name)] if words)]
 
 
 def floor_words(found: Mapping[str, Rows]) -> str:
@@ -184,6 +201,7 @@ def card(
         "verdict": word,
         "meaning": meanings([outcome])[word],
         "caveats": caveats(name, rows),
+        "by_class": class_words(record, name),
         "recovery": recovery_words(name, outcome),
         "raw": [with_interval(rows[who], "share") if who in rows else "" for who in ("erased", "retrained")],
         "floor": outcome["floor"],

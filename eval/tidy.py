@@ -1,5 +1,6 @@
 """A result record as tidy rows, one for each model and value, for data frames."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .metric import displays
@@ -51,8 +52,16 @@ def probe_rows(record: Record) -> list[Row]:
             better="neither" if who == "control" else "lower",
         )
         for probe, subjects in record["probes"].items()
-        for who, entry in subjects.items()
+        for who, entry in attacked_entries(subjects, record.get("by_class", {}).get(probe, {}))
     ]
+
+
+def attacked_entries(reported: Record, by_class: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
+    """Subject and entry of every attack by one probe, on each erased class where there are several; one control."""
+    for subjects in by_class.values() or [reported]:
+        yield from ((who, entry) for who, entry in subjects.items() if who != "control")
+    if "control" in reported:
+        yield "control", reported["control"]
 
 
 def row_of(

@@ -111,6 +111,11 @@ def forget_names(record: Record) -> str:
     return listed([class_name(record, label) for label in record["forget_classes"]])
 
 
+def attacked_name(record: Record, entries: Record) -> str:
+    """The class that an attack with these entries by subject is reported for; empty where one class was erased."""
+    return class_name(record, entries["erased"]["detail"]["class_label"]) if len(record["forget_classes"]) > 1 else ""
+
+
 def quoted_forget_names(record: Record) -> str:
     """The erased classes in words, in quotation marks."""
     names = (class_name(record, label) for label in record["forget_classes"])

@@ -78,6 +78,12 @@ def links_of(page: Path) -> Iterator[tuple[Path, str]]:
             yield (page.parent / path if path else page), anchor
 
 
+def tables_not_in(page: Path, told: str) -> list[str]:
+    """The paragraphs of what a command printed that are none of the page: a row more or less is another table."""
+    paragraphs = {*page.read_text().split("\n\n")}
+    return [table for table in told.strip().split("\n\n") if table not in paragraphs]
+
+
 def anchors_of(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)

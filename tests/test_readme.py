@@ -23,6 +23,7 @@ pages = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(pages)
 
 README = Path(__file__).parents[1] / "README.md"
+METHODS, PROBES = (README.with_name("docs") / name for name in ("methods.md", "probes.md"))
 BLOCKS = pages.blocks_of(README)
 
 
@@ -34,19 +35,16 @@ def test_every_command_is_one_that_the_command_line_takes(line):
 
 def test_the_tables_of_attacks_are_those_of_the_results():
     """``python -m benchmarks.probe_table`` prints them; none of their figures is typed."""
-    readme, told = README.read_text(), tables(kept(subjects(default=False), RESULTS / "probe_table.jsonl"))
-    assert [line for line in told.splitlines() if line not in readme] == []
+    told = tables(kept(subjects(default=False), RESULTS / "probe_table.jsonl"))
+    assert pages.tables_not_in(README, told) == []
 
 
 def test_the_table_of_the_full_budget_is_that_of_the_results():
     """``python -m benchmarks.probe_table --default`` prints it."""
     found = kept(subjects(default=True), RESULTS / "default_probes.jsonl")
     lines = {subject.forget_class: line for subject, line in found.items()}
-    told = default_summary.tables(dict(sorted(lines.items())))
-    probes = README.with_name("docs").joinpath("probes.md").read_text()
-    assert [line for line in told.splitlines() if line not in probes] == []
-    section = README.read_text().split("python -m\nbenchmarks.probe_table --default")[1].split(":\n\n")[1]
-    assert section.startswith(default_summary.overview(lines))
+    assert pages.tables_not_in(PROBES, default_summary.tables(dict(sorted(lines.items())))) == []
+    assert pages.tables_not_in(README, default_summary.overview(lines)) == []
 
 
 def test_attacks_beyond_the_full_budget_are_those_of_the_results():
@@ -54,8 +52,7 @@ def test_attacks_beyond_the_full_budget_are_those_of_the_results():
     lines = beyond_budget.kept()
     assert lines and lines.keys() == {replace(job, who=who) for job in lines for who in beyond_budget.NAMES}
     assert len(lines) == len(kept_lines(beyond_budget.PATH))
-    probes = README.with_name("docs").joinpath("probes.md").read_text()
-    assert [line for line in beyond_budget.tables(lines).splitlines() if line not in probes] == []
+    assert pages.tables_not_in(PROBES, beyond_budget.tables(lines)) == []
 
 
 def test_the_short_erasure_is_the_one_of_the_demo():
@@ -71,17 +68,14 @@ def words_of(name: str, value: Any) -> str:
 
 def test_the_attempts_at_other_defaults_are_those_of_the_results():
     """``python -m benchmarks.default_attempts`` prints them."""
-    methods = README.with_name("docs").joinpath("methods.md").read_text()
     told = default_attempts.tables(read_json(RESULTS / "default_attempts.json"))
-    assert [line for line in told.splitlines() if line not in methods] == []
+    assert pages.tables_not_in(METHODS, told) == []
 
 
 def test_the_table_of_posteriors_is_that_of_the_results():
     """``python -m benchmarks.posterior_quality`` prints it."""
-    methods = README.with_name("docs").joinpath("methods.md").read_text()
     summary = read_json(RESULTS / "posterior_quality.json")
-    told = posterior_quality.markdown(summary["posteriors"], summary["erasures"])
-    assert [line for line in told.splitlines() if line not in methods] == []
+    assert pages.tables_not_in(METHODS, posterior_quality.markdown(summary["posteriors"], summary["erasures"])) == []
 
 
 def test_the_figures_of_speed_are_those_of_the_results():

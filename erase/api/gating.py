@@ -40,8 +40,9 @@ def hold_gates(
 
 
 def lacks(record: Mapping[str, Any], name: str, retrained: str | None) -> bool:
-    """Whether a record has no outcome of an attack, or none beside this floor."""
-    if name not in record["probes"]:
+    """Whether a record has no outcome of an attack, none on each of its classes, or none beside this floor."""
+    several = len(record["forget_classes"]) > 1
+    if name not in record["probes"] or (several and name not in record.get("by_class", {})):
         return True
     return retrained is not None and record.get("attacks", {}).get(name, {}).get("retrained") != retrained
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.probe import Budget, ProbeResult
-from eval.recovery import recovery
+from eval.recovery import add_attack
 from pipelines.files import is_safetensors
 from pipelines.tensor_file import load_tensors
 
@@ -24,17 +24,24 @@ class Outcome:
 
 
 def add_outcomes(
-    record: dict[str, Any], found: Mapping[str, Mapping[str, Outcome]], budget: Budget, *, retrained: str | None
+    record: dict[str, Any],
+    found: Mapping[str, Mapping[int, Mapping[str, Outcome]]],
+    budget: Budget,
+    *,
+    retrained: str | None,
 ) -> None:
-    """Put outcomes into a record beside those of other probes, each with its budget, floor and files of pictures."""
-    for name, rows in found.items():
-        record["probes"][name] = {who: each.result.to_dict() for who, each in rows.items()}
-        record.setdefault("recovery", {})[name] = recovery(record["probes"][name])
+    """Put outcomes by probe, erased class and subject into a record beside those of other probes.
+
+    Each has its budget, its floor, and the files of its pictures: those of the class of which most came back.
+    """
+    for name, by_class in found.items():
+        results = {label: {who: each.result for who, each in rows.items()} for label, rows in by_class.items()}
+        worst = add_attack(record, name, results)
         record.setdefault("attacks", {})[name] = {
             "budget": asdict(budget.amount),
             "seed": budget.seed,
             "retrained": retrained,
-            "kept": {who: each.path.name for who, each in rows.items()},
+            "kept": {who: each.path.name for who, each in by_class[worst].items()},
         }
 
 

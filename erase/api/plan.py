@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 OFFLINE = "from the published architecture; the hub could not be reached"
-PROBED_IMAGES = 4 * 2 * 250  # of the row probe's four subjects, before and after the swap
+PROBED_IMAGES = 2 * 250  # of the row probe for a subject, before and after the swap
 
 
 def count(
@@ -229,9 +229,9 @@ def attack_rows(engine: EngineConfig, frozen: float) -> float:
 
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:
-    """Network rows of scoring original and erased, and of the row probe's four subjects."""
-    removed = len(config.forget_classes) + num_earlier
-    images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + PROBED_IMAGES
+    """Network rows of scoring original and erased, and of the row probe: three subjects a class, and the control."""
+    removed, attacked = len(config.forget_classes) + num_earlier, 3 * len(config.forget_classes) + 1
+    images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + attacked * PROBED_IMAGES
     return images * protocol.sampler_settings().network_rows()
 
 

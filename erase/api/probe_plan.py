@@ -56,7 +56,8 @@ def attacks_plan(
     """The cost of some probes on an erasure, made or not; ``floor`` counts those on a retrained model as well."""
     subjects = [*SUBJECTS, *(["retrained"] if floor else [])]
     terms = terms_of(config, protocol, budget=budget)
-    found = costs(names, terms, decode_flops(config), num_subjects=len(subjects))
+    attacked = len(config.forget_classes) * (len(subjects) - 1) + 1  # the control is the same for every erased class
+    found = costs(names, terms, decode_flops(config), num_attacked=attacked)
     speed = measured_flops(device)
     return {
         "budget": budget,
@@ -83,19 +84,19 @@ def terms_of(config: ErasureConfig, protocol: Protocol, *, budget: str) -> Terms
     )
 
 
-def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_subjects: int) -> dict[str, dict[str, Any]]:
-    """For each probe the counts on all subjects together and their floating-point operations.
+def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_attacked: int) -> dict[str, dict[str, Any]]:
+    """For each probe the counts on all subjects and classes together and their floating-point operations.
 
     Those of judging an image are left out: they are few beside those of drawing it.
     """
     found = {}
     for name in names:
         once = probe_cost(name, terms)
-        flops = num_subjects * attack_flops(once, terms.row_flops, image_flops) + once.training_flops
+        flops = num_attacked * attack_flops(once, terms.row_flops, image_flops) + once.training_flops
         found[name] = {
-            "forward_rows": num_subjects * once.forward_rows,
-            "backward_rows": num_subjects * once.backward_rows,
-            "images": num_subjects * once.images,
+            "forward_rows": num_attacked * once.forward_rows,
+            "backward_rows": num_attacked * once.backward_rows,
+            "images": num_attacked * once.images,
             "tflop": flops / 1e12,
         }
     return found

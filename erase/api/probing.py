@@ -59,30 +59,29 @@ def probe(
     if retrained is not None:
         check_retrained(retrained, config)
     original, erased = load_original(config, device=where), load(folder.model_dir, device=where)
-    subjects = models_of(original, erased, config.forget_classes[0], retrained=retrained, device=where)
+    floor = {} if retrained is None else {"retrained": load(retrained, device=where)}
+    models = {"original": original, **floor, "erased": erased}
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
         budgeted = budgeted if seed is None else replace(budgeted, seed=seed)
-        controls = [("control", erased, control_class(record, budgeted))] if control else []
-        targets = [*((who, model, config.forget_classes[0]) for who, model in subjects.items()), *controls]
-        found = attack(names, targets, budgeted, progress=progress)
+        kept_class = control_class(record, budgeted) if control else None
+        found = attack(names, models, config.forget_classes, budgeted, kept_class=kept_class, progress=progress)
         add_outcomes(record, found, budgeted, retrained=retrained)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained, seed=seed))
         write_record(record, folder.results_path)
-        publish(record, subjects, folder, budgeted, progress=progress)
+        publish(record, models, folder, budgeted, progress=progress)
     return record
 
 
 def publish(
     record: dict[str, Any],
-    subjects: Mapping[str, DiT],
+    models: Mapping[str, DiT],
     folder: RunDir,
     budget: Budget,
     *,
     progress: bool,
 ) -> None:
     """Score the retrained model where there is one; then write record, report and card."""
-    models = {who: model for who, model in subjects.items() if who != "embedding_reset"}
     config, protocol, scorer = folder.config, budget.protocol, budget.scorer
     if "retrained" in models:
         score_retrained(models, record, protocol=protocol, scorer=scorer, progress=progress)
@@ -115,14 +114,6 @@ def command_of(
     return ["erase", "probe", str(run), *probes, *options]
 
 
-def models_of(original: DiT, erased: DiT, forget_class: int, *, retrained: str | None, device: Any) -> dict[str, DiT]:
-    """Everything that is attacked, by the name of its row."""
-    subjects = {"original": original, "embedding_reset": embedding_reset(original, forget_class)}
-    if retrained is not None:
-        subjects["retrained"] = load(retrained, device=device)
-    return {**subjects, "erased": erased}
-
-
 def budget_of(
     original: DiT, record: Mapping[str, Any], config: Any, *, amount: Amount, data: str | None, progress: bool
 ) -> Budget:
@@ -140,17 +131,43 @@ def budget_of(
 
 
 def attack(
-    names: Sequence[str], targets: Sequence[tuple[str, DiT, int]], budget: Budget, *, progress: bool
-) -> dict[str, dict[str, Outcome]]:
-    """Every probe on every target: its name, the model, and the class that is attacked."""
-    found: dict[str, dict[str, Outcome]] = {}
-    with bar_of(len(names) * len(targets), "probing", unit="attack", shown=progress) as bar:
+    names: Sequence[str],
+    models: Mapping[str, DiT],
+    forget_classes: Sequence[int],
+    budget: Budget,
+    *,
+    kept_class: int | None,
+    progress: bool,
+) -> dict[str, dict[int, dict[str, Outcome]]]:
+    """Every probe on every erased class of the models and its row reset, and on the class that was kept, if any."""
+    kept = {} if kept_class is None else {"control": (models["erased"], kept_class)}
+    count = len(names) * (len(forget_classes) * (len(models) + 1) + len(kept))
+    found: dict[str, dict[int, dict[str, Outcome]]] = {name: {} for name in names}
+    with bar_of(count, "probing", unit="attack", shown=progress) as bar:
+        for label in forget_classes:
+            subjects = subjects_of(models, label)
+            for name in names:
+                found[name][label] = outcomes_of(name, subjects, budget, bar)
         for name in names:
-            found[name] = {}
-            for who, model, label in targets:
-                bar.set_postfix_str(f"{name} on {who}", refresh=True)
-                found[name][who] = kept_attack(name, model, label, budget)
-                bar.update()
+            control = outcomes_of(name, kept, budget, bar)
+            found[name] = {label: {**rows, **control} for label, rows in found[name].items()}
+    return found
+
+
+def subjects_of(models: Mapping[str, DiT], forget_class: int) -> dict[str, tuple[DiT, int]]:
+    """Model and class of every row in a table of attacks on one erased class, in its order."""
+    original, others = models["original"], {who: model for who, model in models.items() if who != "original"}
+    subjects = {"original": original, "embedding_reset": embedding_reset(original, forget_class), **others}
+    return {who: (model, forget_class) for who, model in subjects.items()}
+
+
+def outcomes_of(name: str, targets: Mapping[str, tuple[DiT, int]], budget: Budget, bar: Any) -> dict[str, Outcome]:
+    """One probe on models and a class of each."""
+    found = {}
+    for who, (model, label) in targets.items():
+        bar.set_postfix_str(f"{name} on {who}", refresh=True)
+        found[who] = kept_attack(name, model, label, budget)
+        bar.update()
     return found
 
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from eval.features import Scorer
-from eval.probe import Budget, ProbeResult
+from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
 from pipelines.model import DiT
 
 from ..config import ErasureConfig
 from ..rundir import RunDir
 from .outcomes import kept_results
-from .scoring import PROBE, probe_row, show
+from .scoring import PROBE, show
 
 NUM_PICTURES = 8  # of each subject of a probe
 
@@ -29,17 +29,12 @@ def redraw(
     command: str,
 ) -> None:
     """Write ``samples/`` and ``report.html``; ``command`` is shown for a record that does not know its own."""
-    found = pictured_probes(models, record, config, protocol=protocol, scorer=scorer)
+    found = pictured_probes(models, record, protocol=protocol, scorer=scorer)
     show(models, record, found, config, folder, protocol=protocol, command=record.get("command", command))
 
 
 def pictured_probes(
-    models: Mapping[str, DiT],
-    record: Mapping[str, Any],
-    config: ErasureConfig,
-    *,
-    protocol: Protocol,
-    scorer: Scorer,
+    models: Mapping[str, DiT], record: Mapping[str, Any], *, protocol: Protocol, scorer: Scorer
 ) -> dict[str, dict[str, ProbeResult]]:
     """The outcomes of a record with pictures: kept ones, those of the row probe drawn again, none for the others."""
     kept = kept_results(record)
@@ -50,9 +45,10 @@ def pictured_probes(
             found[name] = kept[name]
             continue
         drawn = {}
-        if name == PROBE:
+        if name == PROBE and "control" in rows:
+            attacked, control = (rows[who]["detail"]["class_label"] for who in ("erased", "control"))
             budget = Budget(original=models["original"], protocol=protocol, scorer=scorer, num_images=NUM_PICTURES)
-            drawn = probe_row(models["erased"], config, record, budget)
+            drawn = run_probe(PROBE, models["erased"], [attacked], budget, control_class=control)[attacked]
         pictures = {who: result.pictures for who, result in drawn.items()}
         none = torch.empty(0, 3, size, size, dtype=torch.uint8)
         found[name] = {who: ProbeResult(pictures=pictures.get(who, none), **entry) for who, entry in rows.items()}

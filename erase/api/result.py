@@ -67,7 +67,7 @@ class Result:
 
     def text(self) -> str:
         """The outcome for a terminal."""
-        from eval.words import caution, earlier_sentence, sentence
+        from eval.words import attacked_name, caution, earlier_sentence, sentence
 
         done = "was finished before, nothing was run again: " if self.repeated else ""
         lines = [f"{done}{self.names} erased from {self.config.model} by {self.config.method} in {self.seconds:.0f} s"]
@@ -77,7 +77,8 @@ class Result:
             lines.append(f"  {told}")
         for probe, subjects in self.scores.get("probes", {}).items():
             values = ", ".join(f"{subject} {entry['value']:.1%}" for subject, entry in subjects.items())
-            lines.append(f"  after {probe.replace('_', ' ')}: {values}")
+            about = " of ".join(filter(None, [probe.replace("_", " "), attacked_name(self.scores, subjects)]))
+            lines.append(f"  after {about}: {values}")
         lines.append(f"  model   {self.run_dir / 'model'}")
         if self.scores:
             lines.append(f"  report  {self.run_dir / 'report.html'}")

@@ -31,7 +31,7 @@ def check_retrained(retrained: str, config: ErasureConfig) -> None:
     """Refuse a model that cannot stand beside this erasure as one that never saw the class.
 
     It has to draw the same classes from latents of the same shape, and a model of ``erase pretrain`` has to have been
-    trained without the erased class that is attacked (``UsageError``). Raises ``MissingError`` where there is none.
+    trained without the erased classes (``UsageError``). Raises ``MissingError`` where there is none.
     """
     if original_path(retrained) is None:
         resolve_folder(retrained, flag="--retrained")
@@ -39,13 +39,12 @@ def check_retrained(retrained: str, config: ErasureConfig) -> None:
     ours, theirs = ({name: transformer_config(each).get(name) for name in SHAPE} for each in (config.model, retrained))
     if ours != theirs:
         raise UsageError(f"--retrained {retrained} has {told(theirs)}, and {config.model} {told(ours)}")
-    without, erased = (
-        read_provenance(retrained).get("without"),
-        load_classes(config.model)[config.forget_classes[0]].name,
-    )
-    if without is not None and erased not in without:
-        names = listed(without) or "no class"
-        raise UsageError(f"--retrained {retrained} was trained without {names}, so that it has seen {erased}")
+    without, names = read_provenance(retrained).get("without"), load_classes(config.model)
+    if without is None:
+        return
+    if seen := [names[label].name for label in config.forget_classes if names[label].name not in without]:
+        lacks = listed(without) or "no class"
+        raise UsageError(f"--retrained {retrained} was trained without {lacks}, so that it has seen {listed(seen)}")
 
 
 def told(shape: Mapping[str, Any]) -> str:

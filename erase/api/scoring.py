@@ -10,7 +10,7 @@ from eval.features import Scorer
 from eval.pictures import grid, save_png
 from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
-from eval.recovery import recovery
+from eval.recovery import add_attack
 from eval.report import Report, pictured_classes, write_report
 from pipelines.errors import UsageError
 from pipelines.generate import generate_all
@@ -52,9 +52,8 @@ def score_run(
         models, config.forget_classes, protocol=protocol, scorer=scorer, judges=judges, progress=progress
     )
     budget = Budget(original=original, protocol=protocol, scorer=scorer)
-    found = probe_row(erased, config, record, budget)
-    record["probes"] = {PROBE: {subject: result.to_dict() for subject, result in found.items()}}
-    record["recovery"] = {name: recovery(rows) for name, rows in record["probes"].items()}
+    by_class = run_probe(PROBE, erased, config.forget_classes, budget, control_class=control_class(record, budget))
+    found = by_class[add_attack(record, PROBE, by_class)]
     record |= {"config": config.as_dict(), "command": command, "gates": list(gates)}
     if scored_by:
         add_command(record, scored_by)
@@ -141,11 +140,6 @@ def score_models(
         progress=progress,
     )
     return {**record, "asked": asked_for(protocol, judges)}
-
-
-def probe_row(erased: DiT, config: ErasureConfig, record: Mapping[str, Any], budget: Budget) -> dict[str, ProbeResult]:
-    """The row probe on original, row reset, erased and a control, for the first erased class."""
-    return run_probe(PROBE, erased, config.forget_classes[0], budget, control_class=control_class(record, budget))
 
 
 def control_class(record: Mapping[str, Any], budget: Budget) -> int:

@@ -15,7 +15,7 @@ from .seed_table import SeedTable, tables_of
 from .units import RecordUnit
 from .worker import Board
 
-ATTACKS = ("probes", "recovery", "attacks")
+ATTACKS = ("probes", "recovery", "attacks", "by_class")
 
 
 def gather(board: Board) -> list[SeedTable]:

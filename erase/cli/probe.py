@@ -49,10 +49,11 @@ def probe(
     if as_json:
         recovered = {name: recovery(rows) for name, rows in record["probes"].items()}
         told = {"probes": record["probes"], "recovery": recovered, "attacks": record["attacks"]}
+        told |= {"by_class": record["by_class"]} if "by_class" in record else {}
         print_json(told | ({"gap_to_retrain": asdict(gap)} if gap else {}))
         return
-    for name, rows in record["probes"].items():
-        click.echo("\n".join(attack_lines(name, rows)))
+    for name in record["probes"]:
+        click.echo("\n".join(attack_lines(record, name)))
     if gap:
         compared = counted(len(gap.differences), "value")
         click.echo(f"gap to retrain: {gap.value:.1%}, the mean absolute difference over {compared}")

@@ -207,7 +207,7 @@ def report(toy, original, erased):
     models = {"original": original, "erased": erased}
     record = evaluate(models, forget_classes=[3], protocol=protocol, scorer=toy.scorer, reference=toy.reference)
     budget = Budget(original=original, protocol=protocol, scorer=toy.scorer, num_images=10)
-    found = run_probe("embedding_restore", erased, 3, budget, control_class=1)
+    found = run_probe("embedding_restore", erased, [3], budget, control_class=1)[3]
     record["probes"] = {"embedding_restore": {name: result.to_dict() for name, result in found.items()}}
     classes = pictured_classes(record)
     return Report(

@@ -76,3 +76,12 @@ def test_attacks_stand_beside_their_controls(record):
     row = next(line for line in text.splitlines() if line.startswith("| Mix label rows"))
     assert " | avoided | 100.0 % (99.0 to 100.0 %) | 96.0 % (95.0 to 97.0 %) | 60.0 % (59.0 to 61.0 %) |" in row
     assert "Budget of the attacks: quick." in text
+
+
+def test_of_several_classes_the_one_that_came_back_most_stands_in_the_card(record):
+    attacked = {"original": entry(250), "erased": {**entry(10), "detail": {"class_label": 4}}}
+    record |= {"forget_classes": [3, 4], "probes": {"embedding_restore": attacked, "label_mixing": attacked}}
+    text = "\n".join(card_sections({**record, "by_class": {"label_mixing": {}}}))
+    assert "| Forget accuracy, original label row put back (four) | lower |" in text
+    assert " (four) | removed | 100.0 %" in text
+    assert "Every erased class was attacked by itself" in text

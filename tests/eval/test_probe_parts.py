@@ -5,7 +5,16 @@ import copy
 import pytest
 
 from eval.probe import probe_names
-from eval.probe_parts import attack_lines, attacks_view, floor_words, gap_view, half_words, headline, strongest
+from eval.probe_parts import (
+    attack_lines,
+    attacks_view,
+    class_words,
+    floor_words,
+    gap_view,
+    half_words,
+    headline,
+    strongest,
+)
 from eval.probe_words import PLAIN, caveats, plain_words
 from eval.recovery import NO_VERDICT, recovery
 
@@ -88,9 +97,11 @@ def test_cards_hold_every_subject_with_its_interval_and_the_verdict(attacked):
     assert [row["aside"] for row in relearning["subjects"]] == ["", half, half, half, ""]
     assert view["left"] == len(probe_names()) - 4
 
-    # Numbers stay where the pictures are gone, and the first of several erased classes is named.
+    # Numbers stay where the pictures are gone.
     bare = attacks_view({**attacked.record, "forget_classes": [3, 4]}, {}, scale=1)
-    assert bare["others"] and not any(row["picture"] for card in bare["cards"] for row in card["subjects"])
+    assert (view["classes"], bare["classes"]) == ("Is “three”", "Are “three” and “four”")
+    assert not view["several"] and bare["several"]
+    assert not any(row["picture"] for card in bare["cards"] for row in card["subjects"])
     assert attacks_view({**attacked.record, "probes": {}}, {}, scale=1) == {}
 
 
@@ -131,15 +142,26 @@ def test_an_attack_that_says_little_is_told_to():
 
 def test_an_attack_in_a_terminal_has_every_model_with_its_interval_and_its_pace():
     subjects = {"original": entry(1.0, curve=[(5, 1.0)]), "erased": entry(0.75, curve=[(5, 0.25), (10, 0.75)])}
-    assert attack_lines("embedding_inversion", subjects) == [
+    record = {"forget_classes": [3], "probes": {"embedding_inversion": subjects, "relearning": subjects}}
+    assert attack_lines(record, "embedding_inversion") == [
         "embedding inversion: avoided, recovery 75.0 %",
         "  original 100.0 % (98.0 to 100.0 %)",
         "  erased 75.0 % (73.0 to 77.0 %), half of the original after about 8 steps",
     ]
     subjects["retrained"] = entry(1.0)
-    assert attack_lines("relearning", subjects)[0] == "relearning: no verdict"
+    assert attack_lines(record, "relearning")[0] == "relearning: no verdict"
     subjects["original"] = {**entry(1.0), "value": None}
-    assert attack_lines("relearning", subjects)[0] == "relearning: not measured"
+    assert attack_lines(record, "relearning")[0] == "relearning: not measured"
+
+
+def test_of_several_classes_the_one_that_came_back_most_is_named_first():
+    record = {"forget_classes": [3, 4], "class_names": list("abcde"), "probes": {"label_mixing": rows(0.1)}}
+    assert attack_lines(record, "label_mixing")[-1] == "  Of the erased classes “d” alone was attacked."
+    record["by_class"] = {"label_mixing": {"3": rows(0.1), "4": rows(0.4)}}
+    assert attack_lines(record, "label_mixing")[-1] == "  Most came back of the first: “e” 40.0 % and “d” 10.0 %."
+    record["by_class"]["label_mixing"] |= {str(label): rows(0.0) for label in range(10, 16)}
+    record["class_names"] += [f"f{number}" for number in range(20)]
+    assert class_words(record, "label_mixing").endswith("“f5” 0.0 %, “f6” 0.0 %, “f7” 0.0 % and 3 with less.")
 
 
 def test_every_probe_speaks(attacked):

@@ -67,13 +67,21 @@ def test_an_unknown_probe_lists_the_known_ones():
 
 
 def test_restoring_the_row_undoes_an_erasure_of_the_row(budget, erased):
-    found = run_probe("embedding_restore", erased, 3, budget, control_class=1)
+    found = run_probe("embedding_restore", erased, [3], budget, control_class=1)[3]
     assert list(found) == ["original", "embedding_reset", "erased", "control"]
     assert [found[name].value for name in found] == [1, 1, 1, 1]
     assert found["erased"].detail["before"]["value"] == 0
     assert found["embedding_reset"].detail["before"]["value"] < 1
     with pytest.raises(UsageError, match="retained class"):
-        run_probe("embedding_restore", erased, 3, budget, control_class=3)
+        run_probe("embedding_restore", erased, [3, 4], budget, control_class=4)
+
+
+def test_each_of_several_classes_is_attacked_by_itself(budget, erased):
+    """Class 4 was never hidden: its own row reset is, and the control is attacked once for both."""
+    found = run_probe("embedding_restore", erased, [3, 4], budget, control_class=1)
+    assert {label: rows["erased"].detail["before"]["value"] for label, rows in found.items()} == {3: 0, 4: 1}
+    assert all(rows["embedding_reset"].detail["before"]["value"] < 1 for rows in found.values())
+    assert found[3]["control"] is found[4]["control"]
 
 
 def test_embedding_reset_is_a_copy(original):

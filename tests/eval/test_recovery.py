@@ -1,9 +1,11 @@
 """Recovery of a class under attack, and gates on a record."""
 
 import pytest
+import torch
 
 from eval.gates import failed_gates, parse_gates, value_of
-from eval.recovery import recovery, steps_to_half, verdict
+from eval.probe import ProbeResult
+from eval.recovery import add_attack, recovery, steps_to_half, verdict
 from pipelines.errors import UsageError
 
 
@@ -20,6 +22,30 @@ def test_recovery_is_signed_against_the_retrained_floor():
     assert recovery({**subjects, "erased": subjects["retrained"]})["value"] == 0
     del subjects["retrained"]
     assert recovery(subjects)["value"] == 0.2 and recovery(subjects)["floor"] is None
+
+
+def results(erased, retrained=None):
+    """What a probe gave on the models of one class."""
+    shares = {"original": 0.9, "erased": erased} | ({} if retrained is None else {"retrained": retrained})
+    pictures = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
+    return {who: ProbeResult(value=share, low=0, high=1, n=9, pictures=pictures) for who, share in shares.items()}
+
+
+def test_the_class_that_came_back_most_is_the_one_that_is_reported():
+    """By recovery: more of class 2 was drawn, and still more from a model that never saw it."""
+    record = {"probes": {}}
+    assert add_attack(record, "relearning", {1: results(0.3, 0.1), 2: results(0.5, 0.6), 7: results(0.8, 0.9)}) == 1
+    assert record["probes"]["relearning"]["erased"]["value"] == 0.3
+    assert record["recovery"]["relearning"]["value"] == pytest.approx(0.25)
+    assert {label: rows["erased"]["value"] for label, rows in record["by_class"]["relearning"].items()} == {
+        "1": 0.3, "2": 0.5, "7": 0.8,
+    }  # fmt: skip
+    assert add_attack(record, "completion", {1: results(None), 2: results(0.0)}) == 2
+
+
+def test_one_class_is_reported_alone():
+    record = {"probes": {}}
+    assert add_attack(record, "completion", {3: results(0.2)}) == 3 and "by_class" not in record
 
 
 @pytest.mark.parametrize(

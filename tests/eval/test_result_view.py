@@ -88,6 +88,17 @@ def test_tidy_rows_hold_every_number_of_the_record(attacked):
     assert meaning["control", "label_mixing"] == ("neither", "share", "one")
 
 
+def test_tidy_rows_hold_every_class_of_an_attack_and_its_control_once(attacked):
+    """Where several were erased, the record reports the one of which most came back."""
+    subjects = attacked.record["probes"]["label_mixing"]
+    four = {who: {**entry, "value": 0.25, "detail": {"class_label": 4}} for who, entry in subjects.items()}
+    by_class = {"label_mixing": {"3": subjects, "4": four}}
+    rows = [row for row in tidy_rows({**attacked.record, "by_class": by_class}) if row["metric"] == "label_mixing"]
+    erased = {row["class_name"]: row["value"] for row in rows if row["model"] == "erased"}
+    assert erased == {"three": subjects["erased"]["value"], "four": 0.25}
+    assert [row["class_name"] for row in rows if row["model"] == "control"] == ["one"]
+
+
 def test_tidy_rows_tell_of_classes_that_were_erased_before(report):
     entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     earlier = {"2": {"original": entry, "erased": {**entry, "value": 0.4}}}

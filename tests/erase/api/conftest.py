@@ -27,6 +27,16 @@ def short_attacks(monkeypatch):
 
 
 @pytest.fixture
+def scored_two(judged_model, pictures, short_protocol, few_images, short_attacks, tmp_path, monkeypatch):
+    """The same of two classes."""
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    return run(
+        judged_model, "three", "four", method="embedding_reset", data=pictures, protocol=short_protocol,
+        reference=pictures, output_dir=tmp_path / "run", progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
 def scored(judged_model, pictures, short_protocol, few_images, short_attacks, tmp_path, monkeypatch):
     """A scored run of the trivial baseline, with a cache of its own."""
     monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))

@@ -132,7 +132,8 @@ def test_a_method_without_steps_plans_none(counted, method):
 
 def test_scoring_counts_guided_rows_twice(counted):
     small = named("small")
-    images = 2 * (small.num_forget_images * 2 + small.num_retain_images) + 4 * 2 * 250
+    probed = (2 * 3 + 1) * 2 * 250  # three subjects of each class and the control, before and after
+    images = 2 * (small.num_forget_images * 2 + small.num_retain_images) + probed
     assert counted(small)["rows"]["scoring"] == images * 20
     assert counted(dataclasses.replace(small, guidance_scale=1.5))["rows"]["scoring"] == images * 20 * 2
 

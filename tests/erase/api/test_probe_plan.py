@@ -1,5 +1,6 @@
 """``erase probe --dry-run``: what it counts is what a probe then does, and nothing is loaded or written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_flops_follow_the_counts(configured, loaded_dit):
     assert probe_plan.attack_flops(cost, 100.0, 10.0) == 2 * 100 + 3 * 200 + 5 * 10 + 7
     config = configured("esd")
     terms = probe_plan.terms_of(config, named("small"), budget="quick")
-    one, four = (probe_plan.costs(["classifier_guidance"], terms, 10.0, num_subjects=count) for count in (1, 4))
+    one, four = (probe_plan.costs(["classifier_guidance"], terms, 10.0, num_attacked=count) for count in (1, 4))
     trained = probe_cost("classifier_guidance", terms).training_flops
     one, four = (1e12 * each["classifier_guidance"]["tflop"] - trained for each in (one, four))
     assert four == pytest.approx(4 * one)
@@ -89,6 +90,17 @@ def test_a_class_that_was_erased_before_is_no_neighbour(configured, monkeypatch)
     earlier = {"erased": {"forget_classes": [0, 1]}}
     monkeypatch.setattr(probe_plan, "read_provenance", lambda model: earlier)
     assert probe_plan.terms_of(config, protocol, budget="quick").num_others == 7
+
+
+def test_every_erased_class_is_counted_and_the_control_once(configured):
+    config, protocol, cpu = configured("esd"), named("small"), torch.device("cpu")
+    both = dataclasses.replace(config, forget_classes=(3, 4))
+    one, two = (
+        probe_plan.attacks_plan(each, protocol, names=["label_mixing"], budget="quick", floor=True, device=cpu)
+        for each in (config, both)
+    )
+    rows = [plan["probes"]["label_mixing"]["images"] for plan in (one, two)]
+    assert rows[0] * 9 == rows[1] * 5  # four subjects and the control, then four of each class and the control
 
 
 def test_the_cost_on_xl2_stands_in_the_docs():

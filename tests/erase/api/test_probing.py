@@ -1,6 +1,7 @@
 """Probing a scored run: every attack beside its controls, nothing attacked twice, nothing lost, gates."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -52,6 +53,26 @@ def test_one_probe_more_leaves_the_others_as_they_are(scored, judged_model):
     assert second["probes"]["relearning"] == first["probes"]["relearning"]  # with its floor
     assert second["recovery"]["relearning"]["floor"] is not None
     assert "relearning" in (scored.run_dir / "report.html").read_text()
+
+
+def test_each_of_several_erased_classes_is_attacked(scored_two, judged_model):
+    first = scored_two.scores
+    assert first["by_class"].keys() == {"embedding_restore"} == first["probes"].keys()
+    record = probe(scored_two.run_dir, probes=["label_mixing", "relearning"], retrained=judged_model, progress=False)
+    for name in ("label_mixing", "relearning"):
+        by_class = record["by_class"][name]
+        assert list(by_class) == ["3", "4"] and record["probes"][name] in by_class.values()
+        labels = {label: {rows[who]["detail"]["class_label"] for who in rows} for label, rows in by_class.items()}
+        (control,) = labels["3"] & labels["4"]
+        assert labels == {"3": {3, control}, "4": {4, control}} and control not in (3, 4)
+    report = (scored_two.run_dir / "report.html").read_text()
+    assert "Are “three” and “four” gone, or only avoided?" in report and "Most came back of the first: “" in report
+    told = dataclasses.replace(scored_two, scores=record).text()
+    assert re.search(r"after label mixing of (three|four): original", told)
+
+    # A gate holds for all of them: an outcome on one alone is made again.
+    del record["by_class"]["relearning"]
+    assert [gating.lacks(record, name, judged_model) for name in ("label_mixing", "relearning")] == [False, True]
 
 
 def test_an_attacker_draws_by_the_seed_that_is_given(scored):
