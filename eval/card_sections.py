@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from pipelines.text import listed, markdown_table
 
+from .by_class import covers_all
 from .metric import displays, title
 from .probe import describe_probe
 from .recovery import recovery, verdict
-from .words import FIRST, Record, attacked_name, caution, class_name, ordered_keys, returned, with_interval
+from .words import FIRST, Record, attacked_name, behind, caution, class_name, ordered_keys, returned, with_interval
 
 RESTORE = "embedding_restore"  # the attack of every run: it stands among the scores
 SUBJECTS = ("original", "embedding_reset", "retrained", "erased", "control")  # columns of the table of attacks
@@ -67,11 +68,6 @@ def restore_rows(record: Record) -> Iterable[tuple[str, ...]]:
         yield name, "lower", *values
 
 
-def behind(title: str, name: str) -> str:
-    """A title with a class in brackets, if there is one."""
-    return f"{title} ({name})" if name else title
-
-
 def neighbour_words(record: Record) -> str:
     """Which classes count as neighbours."""
     names = listed([class_name(record, label) for label in record["neighbours"]])
@@ -92,7 +88,9 @@ def attack_table(record: Record, attacks: Iterable[str]) -> str:
         entries = record["probes"][name]
         outcome = verdict(name, recovery(entries))
         cells = (with_interval(entries[who], "share") if who in entries else "" for who in shown)
-        rows.append((behind(describe_probe(name), attacked_name(record, entries)), outcome, *cells))
+        about = attacked_name(record, entries)
+        alone = "" if covers_all(record, name) else " alone"
+        rows.append((behind(describe_probe(name), about and about + alone), outcome, *cells))
     return markdown_table(("attack", "verdict", *(who.replace("_", " ") for who in shown)), rows, text_columns=2)
 
 
@@ -102,8 +100,8 @@ def control_words(record: Record, attacks: Iterable[str]) -> Iterable[str]:
         "Shown is how often the class is recognised after the attack. `embedding reset` is the trivial baseline, "
         "`control` a retained class of the erased model."
     )
-    if record.get("by_class"):
-        yield "Every erased class was attacked by itself; shown is the one of which most came back."
+    if len(record["forget_classes"]) > 1:
+        yield "Each erased class was attacked by itself; the one in brackets is that of which most came back."
     budgets = {record.get("attacks", {}).get(name, {}).get("budget", {}).get("name") for name in attacks} - {None}
     if budgets:
         yield f"Budget of the attacks: {listed(sorted(budgets))}."

@@ -11,7 +11,7 @@ from pipelines.text import markdown_table
 
 from .metric import displays, title
 from .protocol import differences
-from .words import Record, forget_names, model_name, number, ordered_keys
+from .words import Record, attacked_name, behind, forget_names, model_name, number, ordered_keys
 
 Layout = Literal["text", "markdown", "csv"]
 ENDS = ("", "_low", "_high", "_n")
@@ -75,7 +75,9 @@ def tabulate(records: Mapping[str, Record], *, columns: Sequence[str] = ()) -> T
     for model, label, record in lines(records):
         entries = [record[model].get(key) for key in keys] + [probe_entry(record, probe, model) for probe in probes]
         start = (label, forget_names(record))
-        rows.append((*start, *(cell(entry, unit) for entry, unit in zip(entries, units, strict=True))))
+        about = [""] * len(keys) + [attacked_class(record, probe) for probe in probes]
+        cells = (cell(entry, unit) for entry, unit in zip(entries, units, strict=True))
+        rows.append((*start, *map(behind, cells, about)))
         raw_rows.append((*start, *raw_cells(entries)))
     space = next(iter(records.values()))["feature_space"]
     titles = [title(key, space) for key in keys] + [name.replace("_", " ") for name in probes]
@@ -106,6 +108,11 @@ def lines(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Record]]:
 def probe_entry(record: Record, probe: str, model: str) -> Mapping[str, Any] | None:
     """A probe's outcome on one model, where it was run."""
     return record["probes"].get(probe, {}).get(model)
+
+
+def attacked_class(record: Record, probe: str) -> str:
+    """The class that an attack is reported for, where several were erased."""
+    return attacked_name(record, record["probes"][probe]) if probe in record["probes"] else ""
 
 
 def cell(entry: Mapping[str, Any] | None, unit: str) -> str:

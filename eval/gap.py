@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .by_class import rows_by_class
 from .metric import displays, title
-from .words import Record
+from .words import Record, class_name
 
 PROBE = "probes."  # before the name of a probe among the names of a gap
 
@@ -38,7 +39,7 @@ def gap_to_retrain(record: Record, subject: str = "erased") -> Gap | None:
 
 
 def shares(record: Record, subject: str) -> dict[str, float]:
-    """Every probe, and every score that is a share of which more or less is better, of one model by name.
+    """Every probe on every erased class, and every score that is a share of which more or less is better, by name.
 
     Distances and bits have no unit in common with shares. A share without a better direction describes what took the
     place of the class, which a replacement decides and not how well the class is gone.
@@ -46,12 +47,17 @@ def shares(record: Record, subject: str) -> dict[str, float]:
     known: Mapping[str, Mapping[str, Any]] = record.get(subject, {})
     wanted = [key for key, show in displays().items() if show.unit == "share" and show.better != "neither"]
     found = {key: known[key]["value"] for key in wanted if key in known}
-    for name, rows in record["probes"].items():
-        found[PROBE + name] = rows[subject]["value"] if subject in rows else None
+    for name in record["probes"]:
+        attacked = rows_by_class(record, name)
+        for label, rows in attacked.items():
+            about = f": {class_name(record, label)}" if len(attacked) > 1 else ""
+            found[f"{PROBE}{name}{about}"] = rows[subject]["value"] if subject in rows else None
     return {name: value for name, value in found.items() if value is not None}
 
 
 def part_name(name: str, feature_space: str) -> str:
     """One part of a gap in words: the title of a score, or ``attack: relearning``."""
-    probe = name.removeprefix(PROBE)
-    return title(name, feature_space) if probe == name else f"attack: {probe.replace('_', ' ')}"
+    probe, _, about = name.removeprefix(PROBE).partition(": ")
+    if probe == name:
+        return title(name, feature_space)
+    return f"attack: {probe.replace('_', ' ')}{f', {about}' if about else ''}"

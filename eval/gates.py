@@ -8,9 +8,11 @@ from typing import Any
 
 from pipelines.errors import UsageError
 
+from .by_class import Rows, covers_all, rows_by_class
 from .metric import displays
 from .probe import probe_names
 from .recovery import is_telling, recovery
+from .words import class_name
 
 GATE = re.compile(r"\s*([a-z_.]+)\s*(<=|>=|<|>)\s*([-+0-9.e]+)\s*")
 DERIVED = ("retain_drop", "frechet_ratio")
@@ -59,11 +61,18 @@ def parse_gates(text: str) -> list[Gate]:
     return gates
 
 
+def values_of(gate: Gate, record: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a gate looks at: the recovery of every erased class by its label, or the one number under an empty label."""
+    if gate.probe is None:
+        return {"": value_of(gate.name, record)}
+    attacked = rows_by_class(record, gate.probe) if gate.probe in record["probes"] else {}
+    found = {label: recovered_value(gate.probe, rows) for label, rows in attacked.items()}
+    return found if covers_all(record, gate.probe) else {**found, "": None}
+
+
 def value_of(name: str, record: Mapping[str, Any]) -> float | None:
-    """A gated number of a record; None where it was not measured or is not defined."""
+    """A gated score of a record; None where it was not measured or is not defined."""
     original, erased = record["original"], record["erased"]
-    if name.startswith("recovery."):
-        return recovered_value(name.partition(".")[2], record)
     if name == "retain_drop":
         return minus(original.get("retain_accuracy"), erased.get("retain_accuracy"))
     if name == "frechet_ratio":
@@ -72,11 +81,9 @@ def value_of(name: str, record: Mapping[str, Any]) -> float | None:
     return erased.get(name, {}).get("value")
 
 
-def recovered_value(probe: str, record: Mapping[str, Any]) -> float | None:
-    """The recovery of an attack; None also for one that says nothing without a retrained model, and has none."""
-    if probe not in record["probes"]:
-        return None
-    found = recovery(record["probes"][probe])
+def recovered_value(probe: str, rows: Rows) -> float | None:
+    """The recovery of a class; None also under an attack that says nothing without a retrained model, and has none."""
+    found = recovery(rows)
     return found["value"] if found["floor"] is not None or is_telling(probe, found) else None
 
 
@@ -92,24 +99,32 @@ class Judged:
 
     gate: Gate
     value: float | None  # None: not measured or not defined, which holds no gate
+    about: str  # the class that it is of, where a gate looks at several
     holds: bool
 
     @property
     def finding(self) -> str:
         """The gated number in words."""
+        name = f"{self.gate.name} of {self.about}" if self.about else self.gate.name
         if self.value is not None and not math.isnan(self.value):
-            return f"{self.gate.name} is {self.value:.4g}"
+            return f"{name} is {self.value:.4g}"
         floor = ", which may take a model that never saw the class (--retrained)" if self.gate.probe else ""
-        return f"{self.gate.name} has no value{floor}"
+        return f"{name} has no value{floor}"
 
 
 def judged(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[Judged]:
-    """Each gate with the number that it looks at, and whether it holds."""
-    values = [value_of(gate.name, record) for gate in gates]
-    return [
-        Judged(gate=gate, value=value, holds=value is not None and HOLDS[gate.relation](value, gate.bound))
-        for gate, value in zip(gates, values, strict=True)
-    ]
+    """Each gate with the number that decides it, and whether it holds: of several classes for each."""
+    return [judge(gate, record) for gate in gates]
+
+
+def judge(gate: Gate, record: Mapping[str, Any]) -> Judged:
+    """What decides is a class without a value, else the one with the worst."""
+    values = values_of(gate, record)
+    sign = -1 if gate.relation.startswith("<") else 1
+    label, value = min(values.items(), key=lambda each: (each[1] is not None, sign * (each[1] or 0)))
+    about = class_name(record, label) if label and len(record["forget_classes"]) > 1 else ""
+    holds = value is not None and HOLDS[gate.relation](value, gate.bound)
+    return Judged(gate=gate, value=value, about=about, holds=holds)
 
 
 def failed_gates(gates: Sequence[Gate], record: Mapping[str, Any]) -> list[str]:

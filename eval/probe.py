@@ -208,26 +208,32 @@ def run_probe(
 ) -> dict[int, dict[str, ProbeResult]]:
     """One probe on the original, on ``embedding_reset`` and on the erased model, by erased class.
 
-    On the erased model a retained class is attacked as well, the control of every class. ``embedding_reset`` is the
-    trivial baseline: the original with the class's label row set to the null row.
+    On the erased model a retained class is attacked as well, the control of every class.
     """
-    probe, original = load_probe(name), budget.original
+    probe, models = load_probe(name), {"original": budget.original, "erased": erased}
     if control_class in forget_classes:
         raise UsageError(f"the control class {control_class} must be a retained class")
     control = probe(erased, control_class, budget)
-    return {
-        label: {
-            "original": probe(original, label, budget),
-            "embedding_reset": probe(embedding_reset(original, label), label, budget),
-            "erased": probe(erased, label, budget),
-            "control": control,
-        }
-        for label in forget_classes
-    }
+    found = {}
+    for label in forget_classes:
+        subjects = subjects_of(models, label)
+        found[label] = {**{who: probe(model, label, budget) for who, model in subjects.items()}, "control": control}
+    return found
+
+
+def subjects_of(models: Mapping[str, DiT], forget_class: int) -> dict[str, DiT]:
+    """What is attacked for one erased class, in the order of a table: ``models`` and the original's row reset."""
+    original, others = models["original"], {who: model for who, model in models.items() if who != "original"}
+    return {"original": original, "embedding_reset": embedding_reset(original, forget_class), **others}
+
+
+def count_attacks(num_classes: int, *, floor: bool = False) -> int:
+    """How often a probe is made: on the subjects of every erased class, a retrained model among them, and a control."""
+    return num_classes * (3 + floor) + 1
 
 
 def embedding_reset(original: DiT, forget_class: int) -> DiT:
-    """A copy of the original whose label row of the class is the null row."""
+    """A copy of the original whose label row of the class is the null row: the trivial baseline."""
     reset = original.frozen_copy()
     set_label_row(reset.transformer, forget_class, label_table(original.transformer)[original.null_class].detach())
     return reset

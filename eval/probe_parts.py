@@ -7,13 +7,24 @@ from torch import Tensor
 
 from pipelines.text import listed
 
+from .by_class import Rows, came_back, covers_all, rows_by_class
 from .gap import gap_to_retrain, part_name, shares
 from .pictures import inlined
 from .probe import ProbeResult, probe_names
 from .probe_words import MEANINGS, NO_FLOOR, caveats, plain_words
-from .recovery import AVOIDED, NO_VERDICT, WEAKENED, came_back, curve_of, is_telling, recovery, steps_to_half, verdict
+from .recovery import AVOIDED, NO_VERDICT, WEAKENED, curve_of, is_telling, recovery, steps_to_half, verdict
 from .values import difference
-from .words import Record, attacked_name, change, class_name, interval, number, quoted_forget_names, with_interval
+from .words import (
+    Record,
+    attacked_name,
+    behind,
+    change,
+    class_name,
+    interval,
+    number,
+    quoted_forget_names,
+    with_interval,
+)
 
 STRIP_IMAGES = 6
 NAMED_CLASSES = 5  # at most, of several that were erased
@@ -25,7 +36,6 @@ SUBJECTS = {
     "control": "Erased model, retained class “{control}”",
 }
 RELEARNED = ("embedding_reset", "retrained", "erased")  # subjects without the class, which an attack may bring back
-Rows = Mapping[str, Mapping[str, Any]]  # entries of one probe by subject
 
 
 def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]], *, scale: float) -> dict[str, Any]:
@@ -37,8 +47,8 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
     verdicts = {name: verdict(name, outcome) for name, outcome in outcomes.items()}
     return {
         "classes": f"{'Are' if several else 'Is'} {quoted_forget_names(record)}",
-        "several": several,
-        "headline": headline(found, outcomes, verdicts),
+        "several": several and all(covers_all(record, name) for name in found),
+        "headline": headline({name: [*rows_by_class(record, name).values()] for name in found}, outcomes, verdicts),
         "strongest": strongest(record, {name: outcomes[name] for name in telling(verdicts)}),
         "left": len(set(probe_names()) - set(found)),
         "floor": floor_words(found),
@@ -58,19 +68,15 @@ def control_name(record: Record, rows: Rows) -> str:
 
 
 def class_words(record: Record, name: str) -> str:
-    """What an attack brought back of each of several erased classes, the most first; empty where there is one."""
+    """Which of several erased classes an attack is shown for, and the others' shares; empty where there is one."""
     if not (attacked := attacked_name(record, record["probes"][name])):
         return ""
-    by_class = record.get("by_class", {}).get(name)
-    if by_class is None:
+    if not covers_all(record, name):
         return f"Of the erased classes “{attacked}” alone was attacked."
-    order = sorted(by_class, key=lambda label: came_back(recovery(by_class[label])), reverse=True)
-    shares = [
-        f"“{class_name(record, label)}” {number(by_class[label]['erased']['value'], 'share')}"
-        for label in order[:NAMED_CLASSES]
-    ]
-    more = len(order) - len(shares)
-    return f"Most came back of the first: {listed([*shares, *([f'{more} with less'] if more else [])])}."
+    _, *others = sorted(rows_by_class(record, name).items(), key=lambda each: came_back(name, each[1]), reverse=True)
+    shares = [f"“{class_name(record, label)}” {raw_words(rows)}" for label, rows in others[:NAMED_CLASSES]]
+    more = [f"{len(others) - len(shares)} more"] if len(others) > len(shares) else []
+    return f"Shown is “{attacked}”, of which most came back; of the others: {listed([*shares, *more])}."
 
 
 def telling(verdicts: Mapping[str, str]) -> list[str]:
@@ -78,33 +84,36 @@ def telling(verdicts: Mapping[str, str]) -> list[str]:
     return [name for name, word in verdicts.items() if word not in ("not measured", NO_VERDICT)]
 
 
-def headline(found: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, str]) -> str:
-    """All attacks in one or two sentences."""
+def headline(
+    found: Mapping[str, Sequence[Rows]], outcomes: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, str]
+) -> str:
+    """All attacks in one or two sentences; ``found`` holds the entries of each on every erased class."""
     beside = {
-        name: rows for name, rows in found.items() if None not in (outcomes[name]["floor"], outcomes[name]["raw"])
+        name: classes for name, classes in found.items() if None not in (outcomes[name]["floor"], outcomes[name]["raw"])
     }
     if not beside:
-        return without_floor({name: found[name] for name in telling(verdicts)}, outcomes, made=len(found))
-    excess = [difference(rows["erased"], rows["retrained"]) for rows in beside.values()]
-    no_more, less = sum(each["low"] <= 0 for each in excess), sum(each["high"] < 0 for each in excess)
+        return without_floor({name: outcomes[name] for name in telling(verdicts)}, made=len(found))
+    excess = [[difference(rows["erased"], rows["retrained"]) for rows in classes] for classes in beside.values()]
+    no_more = sum(all(each["low"] <= 0 for each in classes) for classes in excess)
+    less = sum(any(each["high"] < 0 for each in classes) for classes in excess)
     sentence = f"{no_more} of {attacks(len(beside))} brought back no more than a model that never saw the class gives."
     if less:
         sentence += f" With {less} of them it was clearly less: there the class is suppressed rather than absent."
-    weak = sum(bool(caveats(name, rows)) for name, rows in beside.items())
+    weak = sum(any(caveats(name, rows) for rows in classes) for name, classes in beside.items())
     return sentence + (
         f" {weak} of the {attacks(len(beside))} tell little, for reasons given with each." if weak else ""
     )
 
 
-def without_floor(measured: Mapping[str, Rows], outcomes: Mapping[str, Mapping[str, Any]], *, made: int) -> str:
-    """The same for attacks that were made on no retrained model, ``measured`` those of all that tell something."""
+def without_floor(measured: Mapping[str, Mapping[str, Any]], *, made: int) -> str:
+    """The same for attacks that were made on no retrained model; ``measured`` is what those recovered that tell."""
     if not measured:
         return "None of the attacks made so far tells anything without a model that was retrained without the class."
     if len(measured) == 1:
-        share = number(next(iter(measured.values()))["erased"]["value"], "share")
+        share = number(next(iter(measured.values()))["raw"], "share")
         which = "The one attack made so far" if made == 1 else f"Of {made} attacks one tells by itself: it"
         return f"{which} brought the class back in {share} of images."
-    few = sum(outcomes[name]["value"] <= WEAKENED for name in measured)
+    few = sum(outcome["value"] <= WEAKENED for outcome in measured.values())
     many = len(measured) - few or "None"
     which = attacks(made) if made == len(measured) else f"the {len(measured)} of {made} attacks that tell by themselves"
     return f"{many} of {which} brought the class back in more than {number(WEAKENED, 'share')} of images."
@@ -122,7 +131,8 @@ def strongest(record: Record, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     name = max(known, key=known.__getitem__)
     title = plain_words(name, num_classes=len(record["class_names"])).title
-    return f"By recovery the strongest is “{title}”: {raw_words(record['probes'][name])}."
+    rows = record["probes"][name]
+    return f"By recovery the strongest is “{behind(title, attacked_name(record, rows))}”: {raw_words(rows)}."
 
 
 def raw_words(rows: Rows) -> str:
@@ -198,6 +208,7 @@ def card(
         "name": name.replace("_", " "),
         "title": words.title,
         "does": words.does,
+        "about": attacked_name(record, rows),
         "verdict": word,
         "meaning": meanings([outcome])[word],
         "caveats": caveats(name, rows),

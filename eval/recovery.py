@@ -1,10 +1,9 @@
 """How much of an erased class an attack brought back, in numbers and in words."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .probe import ProbeResult, needs_floor
+from .probe import needs_floor
 from .values import difference
 
 Entry = Mapping[str, Any]  # of ProbeResult.to_dict
@@ -39,28 +38,6 @@ def recovery(subjects: Mapping[str, Entry]) -> dict[str, Any]:
         if curve:
             found[name] = steps_to_half(curve, of=original)
     return found
-
-
-def add_attack(record: dict[str, Any], name: str, results: Mapping[int, Mapping[str, ProbeResult]]) -> int:
-    """Put the results of an attack by erased class and subject into a record; returns the class of the reported ones.
-
-    Reported, by ``probes`` and ``recovery``, is the class of which most came back; ``by_class`` holds the entries of
-    each where there are several.
-    """
-    entries = {label: {who: each.to_dict() for who, each in found.items()} for label, found in results.items()}
-    outcomes = {label: recovery(subjects) for label, subjects in entries.items()}
-    worst = max(outcomes, key=lambda label: came_back(outcomes[label]))
-    record["probes"][name] = entries[worst]
-    record.setdefault("recovery", {})[name] = outcomes[worst]
-    if len(entries) > 1:
-        record.setdefault("by_class", {})[name] = {str(label): subjects for label, subjects in entries.items()}
-    return worst
-
-
-def came_back(recovered: Mapping[str, Any]) -> tuple[float, float]:
-    """What orders classes under an attack: recovery, then the raw share; either is least where it is not defined."""
-    value, raw = (-math.inf if recovered[name] is None else recovered[name] for name in ("value", "raw"))
-    return value, raw
 
 
 def floor_of(subjects: Mapping[str, Entry]) -> Entry | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .by_class import rows_by_class
 from .metric import displays
 from .report_parts import TITLES, earlier_of
 from .words import Record, class_name, ordered_keys
@@ -51,17 +52,16 @@ def probe_rows(record: Record) -> list[Row]:
             about=class_name(record, entry["detail"]["class_label"]),
             better="neither" if who == "control" else "lower",
         )
-        for probe, subjects in record["probes"].items()
-        for who, entry in attacked_entries(subjects, record.get("by_class", {}).get(probe, {}))
+        for probe in record["probes"]
+        for who, entry in entries_of(rows_by_class(record, probe))
     ]
 
 
-def attacked_entries(reported: Record, by_class: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
-    """Subject and entry of every attack by one probe, on each erased class where there are several; one control."""
-    for subjects in by_class.values() or [reported]:
-        yield from ((who, entry) for who, entry in subjects.items() if who != "control")
-    if "control" in reported:
-        yield "control", reported["control"]
+def entries_of(by_class: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
+    """Subject and entry of an attack on every erased class; the control, which they share, once and last."""
+    for rows in by_class.values():
+        yield from ((who, entry) for who, entry in rows.items() if who != "control")
+    yield from ((who, entry) for who, entry in next(iter(by_class.values())).items() if who == "control")
 
 
 def row_of(

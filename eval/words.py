@@ -116,6 +116,11 @@ def attacked_name(record: Record, entries: Record) -> str:
     return class_name(record, entries["erased"]["detail"]["class_label"]) if len(record["forget_classes"]) > 1 else ""
 
 
+def behind(text: str, name: str) -> str:
+    """A text with a class in brackets, if there is one."""
+    return f"{text} ({name})" if name else text
+
+
 def quoted_forget_names(record: Record) -> str:
     """The erased classes in words, in quotation marks."""
     names = (class_name(record, label) for label in record["forget_classes"])

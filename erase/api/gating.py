@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.by_class import covers_all
 from eval.evaluate import write_record
 from eval.gates import Gate, failed_gates
 from eval.protocol import Protocol
@@ -23,15 +24,16 @@ def hold_gates(
 ) -> None:
     """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first.
 
-    ``retrained`` is a model that never saw the class, the floor of every recovery. An outcome that the record has
-    already counts as it is, unless it lacks this floor. The record and the report of the run tell its gates.
+    ``retrained`` is a model that never saw the erased classes, the floor of every recovery. An outcome that the record
+    has already counts as it is, unless it lacks this floor or one of the classes. The record and the report of the run
+    tell its gates.
     """
     record = result.scores
     noted = not gates or record.get("gates") == list(map(str, gates))
     if not noted:
         record["gates"] = list(map(str, gates))
         write_record(record, RunDir(result.run_dir).results_path)
-    if lacking := [name for name in attacks_for(gates, floor=retrained is not None) if lacks(record, name, retrained)]:
+    if lacking := [name for name in probes_of(gates) if lacks(record, name, retrained)]:
         record = probe(result.run_dir, probes=lacking, retrained=retrained, device=device, progress=progress)
     elif not noted:
         redraw_report(result, record)
@@ -40,9 +42,8 @@ def hold_gates(
 
 
 def lacks(record: Mapping[str, Any], name: str, retrained: str | None) -> bool:
-    """Whether a record has no outcome of an attack, none on each of its classes, or none beside this floor."""
-    several = len(record["forget_classes"]) > 1
-    if name not in record["probes"] or (several and name not in record.get("by_class", {})):
+    """Whether a record has no outcome of an attack on every erased class, or none beside this floor."""
+    if not covers_all(record, name):
         return True
     return retrained is not None and record.get("attacks", {}).get(name, {}).get("retrained") != retrained
 
@@ -74,5 +75,9 @@ def check_floor(gates: Sequence[Gate], retrained: str | None, config: ErasureCon
 
 def attacks_for(gates: Sequence[Gate], *, floor: bool) -> list[str]:
     """The probes to be made for some gates: a run makes the row probe by itself, without a floor."""
-    names = dict.fromkeys(gate.probe for gate in gates if gate.probe is not None)
-    return [name for name in names if floor or name != PROBE]
+    return [name for name in probes_of(gates) if floor or name != PROBE]
+
+
+def probes_of(gates: Sequence[Gate]) -> list[str]:
+    """The probes that some gates look at, each once."""
+    return list(dict.fromkeys(gate.probe for gate in gates if gate.probe is not None))

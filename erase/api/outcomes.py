@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.by_class import add_attack
 from eval.probe import Budget, ProbeResult
-from eval.recovery import add_attack
 from pipelines.files import is_safetensors
 from pipelines.tensor_file import load_tensors
 

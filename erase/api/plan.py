@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eval.probe import count_attacks
 from eval.protocol import Protocol
 from pipelines.classes import ClassNames
 from pipelines.embedding import untied_state_dict
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 GONE = "erased before, so neither retained nor replayed; scored by itself, to see whether it comes back"
 OFFLINE = "from the published architecture; the hub could not be reached"
-PROBED_IMAGES = 2 * 250  # of the row probe for a subject, before and after the swap
+PROBED_IMAGES = 2 * 250  # of one attack by the row probe, before and after the swap
 
 
 def count(
@@ -229,10 +230,10 @@ def attack_rows(engine: EngineConfig, frozen: float) -> float:
 
 
 def scoring_rows(config: ErasureConfig, protocol: Protocol, *, num_earlier: int) -> int:
-    """Network rows of scoring original and erased, and of the row probe: three subjects a class, and the control."""
-    removed, attacked = len(config.forget_classes) + num_earlier, 3 * len(config.forget_classes) + 1
-    images = 2 * (protocol.num_forget_images * removed + protocol.num_retain_images) + attacked * PROBED_IMAGES
-    return images * protocol.sampler_settings().network_rows()
+    """Network rows of scoring original and erased, and of the row probe on its subjects."""
+    num_classes = len(config.forget_classes)
+    scored = 2 * (protocol.num_forget_images * (num_classes + num_earlier) + protocol.num_retain_images)
+    return (scored + count_attacks(num_classes) * PROBED_IMAGES) * protocol.sampler_settings().network_rows()
 
 
 def forward_flops(transformer: "DiTTransformer2DModel") -> float:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eval.cost import Cost, Terms, probe_cost
 from eval.evaluate import read_record
-from eval.probe import AMOUNTS, named_probes
+from eval.probe import AMOUNTS, count_attacks, named_probes
 from eval.protocol import Protocol
 from pipelines.files import read_json
 from pipelines.model_source import read_provenance, transformer_config, vae_dir
@@ -56,13 +56,14 @@ def attacks_plan(
     """The cost of some probes on an erasure, made or not; ``floor`` counts those on a retrained model as well."""
     subjects = [*SUBJECTS, *(["retrained"] if floor else [])]
     terms = terms_of(config, protocol, budget=budget)
-    attacked = len(config.forget_classes) * (len(subjects) - 1) + 1  # the control is the same for every erased class
-    found = costs(names, terms, decode_flops(config), num_attacked=attacked)
+    num_attacks = count_attacks(len(config.forget_classes), floor=floor)
+    found = costs(names, terms, decode_flops(config), num_attacks=num_attacks)
     speed = measured_flops(device)
     return {
         "budget": budget,
         "protocol": protocol.name,
         "subjects": subjects,
+        "num_classes": len(config.forget_classes),
         "device": str(device),
         "probes": {name: {**entry, "seconds": 1e12 * entry["tflop"] / speed} for name, entry in found.items()},
         "tflop": sum(entry["tflop"] for entry in found.values()),
@@ -74,6 +75,7 @@ def terms_of(config: ErasureConfig, protocol: Protocol, *, budget: str) -> Terms
     """What the costs depend on, from the configuration of the model that was erased from."""
     transformer = meta_transformer(described(transformer_config(config.model)))
     num_classes, provenance = transformer.config.num_embeds_ada_norm, read_provenance(config.model)
+    # Each class is attacked by itself, and the other erased ones are classes like any to its attacker.
     others = retained_classes(provenance, config.forget_classes[:1], num_classes=num_classes)
     return Terms(
         amount=AMOUNTS[budget],
@@ -84,7 +86,7 @@ def terms_of(config: ErasureConfig, protocol: Protocol, *, budget: str) -> Terms
     )
 
 
-def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_attacked: int) -> dict[str, dict[str, Any]]:
+def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_attacks: int) -> dict[str, dict[str, Any]]:
     """For each probe the counts on all subjects and classes together and their floating-point operations.
 
     Those of judging an image are left out: they are few beside those of drawing it.
@@ -92,11 +94,11 @@ def costs(names: Sequence[str], terms: Terms, image_flops: float, *, num_attacke
     found = {}
     for name in names:
         once = probe_cost(name, terms)
-        flops = num_attacked * attack_flops(once, terms.row_flops, image_flops) + once.training_flops
+        flops = num_attacks * attack_flops(once, terms.row_flops, image_flops) + once.training_flops
         found[name] = {
-            "forward_rows": num_attacked * once.forward_rows,
-            "backward_rows": num_attacked * once.backward_rows,
-            "images": num_attacked * once.images,
+            "forward_rows": num_attacks * once.forward_rows,
+            "backward_rows": num_attacks * once.backward_rows,
+            "images": num_attacks * once.images,
             "tflop": flops / 1e12,
         }
     return found
@@ -119,11 +121,18 @@ def decode_flops(config: ErasureConfig) -> float:
     return float(counter.get_total_flops())
 
 
+def several(found: Mapping[str, Any]) -> str:
+    """What a plan says behind its subjects where several classes were erased."""
+    count = found["num_classes"]
+    return f", for each of {count} erased classes; the control once" if count > 1 else ""
+
+
 def text(found: Mapping[str, Any]) -> str:
     """The plan for a terminal."""
+    subjects = ", ".join(found["subjects"]) + several(found)
     lines = [
         f"budget     {found['budget']}, protocol {found['protocol']}",
-        f"attacks    {counted(len(found['probes']), 'probe')} on each of {', '.join(found['subjects'])}",
+        f"attacks    {counted(len(found['probes']), 'probe')} on each of {subjects}",
     ]
     width = max(map(len, found["probes"]))
     for name, entry in found["probes"].items():

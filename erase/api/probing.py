@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import attacker
 from eval.evaluate import read_record, write_record
-from eval.probe import AMOUNTS, Amount, Budget, embedding_reset, load_probe, named_probes
+from eval.probe import AMOUNTS, Amount, Budget, load_probe, named_probes, subjects_of
 from eval.protocol import Protocol
 from pipelines.delta import weights_sha256
 from pipelines.errors import UsageError
@@ -20,7 +20,9 @@ from pipelines.progress import bar_of
 from pipelines.provenance import retained_classes
 from pipelines.sources import check_source
 from pipelines.tensor_file import save_tensors
+from pipelines.text import listed
 
+from ..config import ErasureConfig
 from ..erasure import images_of, load_original
 from ..interrupt import stoppable
 from ..rundir import RunDir, cache_dir, find_run, find_scored_run
@@ -47,11 +49,12 @@ def probe(
 ) -> dict[str, Any]:
     """Attack the erased model of a scored run beside its controls; returns the result record with the outcomes.
 
-    ``probes`` names files of ``eval/probes``, none means all; ``retrained`` is a model of
-    ``erase pretrain --without CLASS``, the floor of each recovery; ``data`` are the attacker's images, those of the run
-    unless named, and ``seed`` decides what an attacker draws, that of the run unless given; ``control=False`` leaves
-    out the retained class. Outcomes are kept in the cache by model, attack, budget and seed. Raises ``UsageError`` for
-    an unknown name and ``MissingError`` for a run without scores.
+    Every erased class is attacked by itself, and each attack reported for the one of which most came back. ``probes``
+    names files of ``eval/probes``, none means all; ``retrained`` is a model of ``erase pretrain --without`` all those
+    classes, the floor of each recovery; ``data`` are the attacker's images, those of the run unless named, and ``seed``
+    decides what an attacker draws, that of the run unless given; ``control=False`` leaves out the retained class.
+    Outcomes are kept in the cache by model, attack, budget and seed. Raises ``UsageError`` for an unknown name and for
+    data that lack an erased class, ``MissingError`` for a run without scores.
     """
     folder, names = checked_run(run, budget=budget, data=data), named_probes(probes)
     record = read_record(folder.results_path)
@@ -64,8 +67,9 @@ def probe(
     with stoppable("probing"):
         budgeted = budget_of(original, record, config, amount=AMOUNTS[budget], data=data, progress=progress)
         budgeted = budgeted if seed is None else replace(budgeted, seed=seed)
-        kept_class = control_class(record, budgeted) if control else None
-        found = attack(names, models, config.forget_classes, budgeted, kept_class=kept_class, progress=progress)
+        check_images(budgeted, config, data=data)
+        controls = {"control": (erased, control_class(record, budgeted))} if control else {}
+        found = attack(names, models, config.forget_classes, budgeted, controls=controls, progress=progress)
         add_outcomes(record, found, budgeted, retrained=retrained)
         add_command(record, command_of(run, probes, budget=budget, data=data, retrained=retrained, seed=seed))
         write_record(record, folder.results_path)
@@ -130,35 +134,36 @@ def budget_of(
     )  # fmt: skip
 
 
+def check_images(budget: Budget, config: ErasureConfig, *, data: str | None) -> None:
+    """Refuse images of the attacker's own that show not every erased class (``UsageError``)."""
+    if data is None or budget.images is None:
+        return
+    names, owned = budget.original.classes, set(budget.images.class_labels.tolist())
+    if lacking := [names[label].name for label in config.forget_classes if label not in owned]:
+        raise UsageError(f"--data {data} holds no image of {listed(lacking)}, which an attacker is to have")
+
+
 def attack(
     names: Sequence[str],
     models: Mapping[str, DiT],
     forget_classes: Sequence[int],
     budget: Budget,
     *,
-    kept_class: int | None,
+    controls: Mapping[str, tuple[DiT, int]],
     progress: bool,
 ) -> dict[str, dict[int, dict[str, Outcome]]]:
-    """Every probe on every erased class of the models and its row reset, and on the class that was kept, if any."""
-    kept = {} if kept_class is None else {"control": (models["erased"], kept_class)}
-    count = len(names) * (len(forget_classes) * (len(models) + 1) + len(kept))
+    """Every probe on every erased class of the models and its row reset; controls are the same for all of them."""
+    count = len(names) * (len(forget_classes) * (len(models) + 1) + len(controls))
     found: dict[str, dict[int, dict[str, Outcome]]] = {name: {} for name in names}
     with bar_of(count, "probing", unit="attack", shown=progress) as bar:
         for label in forget_classes:
-            subjects = subjects_of(models, label)
+            targets = {who: (model, label) for who, model in subjects_of(models, label).items()}
             for name in names:
-                found[name][label] = outcomes_of(name, subjects, budget, bar)
+                found[name][label] = outcomes_of(name, targets, budget, bar)
         for name in names:
-            control = outcomes_of(name, kept, budget, bar)
+            control = outcomes_of(name, controls, budget, bar)
             found[name] = {label: {**rows, **control} for label, rows in found[name].items()}
     return found
-
-
-def subjects_of(models: Mapping[str, DiT], forget_class: int) -> dict[str, tuple[DiT, int]]:
-    """Model and class of every row in a table of attacks on one erased class, in its order."""
-    original, others = models["original"], {who: model for who, model in models.items() if who != "original"}
-    subjects = {"original": original, "embedding_reset": embedding_reset(original, forget_class), **others}
-    return {who: (model, forget_class) for who, model in subjects.items()}
 
 
 def outcomes_of(name: str, targets: Mapping[str, tuple[DiT, int]], budget: Budget, bar: Any) -> dict[str, Outcome]:

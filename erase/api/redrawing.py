@@ -13,7 +13,7 @@ from pipelines.model import DiT
 from ..config import ErasureConfig
 from ..rundir import RunDir
 from .outcomes import kept_results
-from .scoring import PROBE, show
+from .scoring import PROBE, control_class, show
 
 NUM_PICTURES = 8  # of each subject of a probe
 
@@ -45,10 +45,12 @@ def pictured_probes(
             found[name] = kept[name]
             continue
         drawn = {}
-        if name == PROBE and "control" in rows:
-            attacked, control = (rows[who]["detail"]["class_label"] for who in ("erased", "control"))
+        if name == PROBE:
+            attacked = rows["erased"]["detail"]["class_label"]
             budget = Budget(original=models["original"], protocol=protocol, scorer=scorer, num_images=NUM_PICTURES)
-            drawn = run_probe(PROBE, models["erased"], [attacked], budget, control_class=control)[attacked]
+            drawn = run_probe(PROBE, models["erased"], [attacked], budget, control_class=control_class(record, budget))[
+                attacked
+            ]
         pictures = {who: result.pictures for who, result in drawn.items()}
         none = torch.empty(0, 3, size, size, dtype=torch.uint8)
         found[name] = {who: ProbeResult(pictures=pictures.get(who, none), **entry) for who, entry in rows.items()}

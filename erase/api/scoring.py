@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.by_class import add_attack
 from eval.evaluate import draw_samples, evaluate, read_record, write_record
 from eval.features import Scorer
 from eval.pictures import grid, save_png
 from eval.probe import Budget, ProbeResult, run_probe
 from eval.protocol import Protocol
-from eval.recovery import add_attack
 from eval.report import Report, pictured_classes, write_report
 from pipelines.errors import UsageError
 from pipelines.generate import generate_all

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.probe import count_attacks
 from eval.protocol import Protocol
 from pipelines.model_source import load_classes, read_provenance
 from pipelines.provenance import retained_classes
@@ -188,7 +189,7 @@ def probe_units(subjects: Sequence[Subject], units: Sequence[Unit], jobs: Jobs) 
                     needs=(record.name, *(unit.name for unit in found[-1:] if unit.run == Path(subject.source))),
                     model=subject.source, run=Path(subject.source), original=subject.original, names=wanted.names,
                     budget=wanted.budget, device=jobs.device,
-                    rows=len(wanted.names) * PROBED_IMAGES * rows,
+                    rows=len(wanted.names) * count_attacks(len(subject.forget_classes)) * PROBED_IMAGES * rows,
                 )
             )  # fmt: skip
     return found

@@ -6,6 +6,7 @@ from typing import Any
 from eval.probe_parts import floor_words, meanings, raw_words, recovery_words
 from eval.probe_words import MEANINGS, plain_words
 from eval.recovery import recovery, verdict
+from eval.words import attacked_name, behind
 
 from .report_parts import Scored
 
@@ -45,5 +46,5 @@ def attack_cell(scored: Scored, name: str) -> dict[str, str]:
     return {
         "recovery": recovery_words(name, outcome),
         "verdict": verdict(name, outcome),
-        "raw": raw_words(rows),
+        "raw": behind(raw_words(rows), attacked_name(scored.record, rows)),
     }

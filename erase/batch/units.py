@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from eval.blocks import score_block
+from eval.by_class import covers_all
 from eval.evaluate import read_record, write_record
 from pipelines.errors import MissingError
 from pipelines.text import counted
@@ -221,10 +222,13 @@ class ProbeUnit(Unit):
     device: str
 
     def is_done(self, folder: BatchDir) -> bool:
-        """Whether the run's record has the outcome of every attack under this budget and the run's own seed."""
+        """Whether the run's record has every attack on all its classes under this budget and the run's own seed."""
         run = RunDir(self.run)
-        made = read_record(run.results_path).get("attacks", {}) if run.results_path.exists() else {}
-        return all(name in made and self.is_outcome(made[name], seed=run.config.seed) for name in self.names)
+        record = read_record(run.results_path) if run.results_path.exists() else {}
+        made, seed = record.get("attacks", {}), run.config.seed
+        return all(
+            name in made and self.is_outcome(made[name], seed=seed) and covers_all(record, name) for name in self.names
+        )
 
     def is_outcome(self, attack: Mapping[str, Any], *, seed: int) -> bool:
         """Whether a recorded attack is of this budget and seed; one that names no seed was made by the run's own."""

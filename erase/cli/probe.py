@@ -14,7 +14,9 @@ from . import print_json
 @click.argument("probes", nargs=-1, metavar="[PROBE]...")
 @click.option("--budget", default="quick", help="quick or full [default: quick]")
 @click.option("--data", default=None, help="the attacker's images [default: those of the run]")
-@click.option("--retrained", default=None, help="model of `erase pretrain --without CLASS`, the floor of recovery")
+@click.option(
+    "--retrained", default=None, help="model that `erase pretrain` made without the erased classes, the floor"
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=None, help="what an attacker draws [default: that of the run]"
 )

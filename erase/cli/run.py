@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     "--gate", default=None, help='bounds (<=, >=, <, >) that must hold, e.g. "forget_accuracy<=0.01, retain_drop<=0.02"'
 )
 @click.option(
-    "--retrained", default=None, help="with --gate: model of `erase pretrain --without CLASS`, the floor of recovery"
+    "--retrained",
+    default=None,
+    help="with --gate: model that `erase pretrain` made without the erased classes, the floor",
 )
 @click.option("--log-to", multiple=True, metavar="LOGGER", help=f"{', '.join(logger_names())}; may be repeated")
 @click.option("--dry-run", is_flag=True, help="print the plan and write nothing")

@@ -81,7 +81,8 @@ def test_attacks_stand_beside_their_controls(record):
 def test_of_several_classes_the_one_that_came_back_most_stands_in_the_card(record):
     attacked = {"original": entry(250), "erased": {**entry(10), "detail": {"class_label": 4}}}
     record |= {"forget_classes": [3, 4], "probes": {"embedding_restore": attacked, "label_mixing": attacked}}
-    text = "\n".join(card_sections({**record, "by_class": {"label_mixing": {}}}))
+    record["by_class"] = {"label_mixing": {"3": attacked, "4": attacked}}
+    text = "\n".join(card_sections(record))
     assert "| Forget accuracy, original label row put back (four) | lower |" in text
-    assert " (four) | removed | 100.0 %" in text
-    assert "Every erased class was attacked by itself" in text
+    assert " (four) | removed | 100.0 %" in text and "Each erased class was attacked by itself" in text
+    assert " (four alone) | removed | 100.0 %" in "\n".join(card_sections({**record, "by_class": {}}))

@@ -1,11 +1,9 @@
 """Recovery of a class under attack, and gates on a record."""
 
 import pytest
-import torch
 
-from eval.gates import failed_gates, parse_gates, value_of
-from eval.probe import ProbeResult
-from eval.recovery import add_attack, recovery, steps_to_half, verdict
+from eval.gates import failed_gates, judge, parse_gates, value_of
+from eval.recovery import recovery, steps_to_half, verdict
 from pipelines.errors import UsageError
 
 
@@ -22,30 +20,6 @@ def test_recovery_is_signed_against_the_retrained_floor():
     assert recovery({**subjects, "erased": subjects["retrained"]})["value"] == 0
     del subjects["retrained"]
     assert recovery(subjects)["value"] == 0.2 and recovery(subjects)["floor"] is None
-
-
-def results(erased, retrained=None):
-    """What a probe gave on the models of one class."""
-    shares = {"original": 0.9, "erased": erased} | ({} if retrained is None else {"retrained": retrained})
-    pictures = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
-    return {who: ProbeResult(value=share, low=0, high=1, n=9, pictures=pictures) for who, share in shares.items()}
-
-
-def test_the_class_that_came_back_most_is_the_one_that_is_reported():
-    """By recovery: more of class 2 was drawn, and still more from a model that never saw it."""
-    record = {"probes": {}}
-    assert add_attack(record, "relearning", {1: results(0.3, 0.1), 2: results(0.5, 0.6), 7: results(0.8, 0.9)}) == 1
-    assert record["probes"]["relearning"]["erased"]["value"] == 0.3
-    assert record["recovery"]["relearning"]["value"] == pytest.approx(0.25)
-    assert {label: rows["erased"]["value"] for label, rows in record["by_class"]["relearning"].items()} == {
-        "1": 0.3, "2": 0.5, "7": 0.8,
-    }  # fmt: skip
-    assert add_attack(record, "completion", {1: results(None), 2: results(0.0)}) == 2
-
-
-def test_one_class_is_reported_alone():
-    record = {"probes": {}}
-    assert add_attack(record, "completion", {3: results(0.2)}) == 3 and "by_class" not in record
 
 
 @pytest.mark.parametrize(
@@ -106,6 +80,7 @@ def test_one_image_more_than_nothing_is_no_class_that_came_back():
 
 
 RECORD = {
+    "forget_classes": [3],
     "original": {"retain_accuracy": {"value": 0.99}, "frechet": {"value": 0.5}, "forget_accuracy": {"value": 0.98}},
     "erased": {"retain_accuracy": {"value": 0.96}, "frechet": {"value": 0.6}, "forget_accuracy": {"value": 0.0}},
     "probes": {
@@ -130,10 +105,10 @@ def test_gates_read_scores_drops_ratios_and_recoveries():
 def test_a_gate_on_an_attack_that_tells_nothing_without_a_floor_fails():
     """Steered by a classifier any model draws the class; the bound is held against one that never saw it."""
     (gate,) = parse_gates("recovery.classifier_guidance<=0.99")
-    assert value_of(gate.name, RECORD) is None and failed_gates([gate], RECORD)
+    assert judge(gate, RECORD).value is None and failed_gates([gate], RECORD)
     rows = {**RECORD["probes"]["classifier_guidance"], "retrained": entry(0.8)}
     floored = {**RECORD, "probes": {"classifier_guidance": rows}}
-    assert value_of(gate.name, floored) == pytest.approx(0.5) and not failed_gates([gate], floored)
+    assert judge(gate, floored).value == pytest.approx(0.5) and not failed_gates([gate], floored)
     (missing,) = failed_gates(parse_gates("kid<=1"), RECORD)
     assert missing == "kid<=1 fails: kid has no value"
 

@@ -75,7 +75,7 @@ def test_flops_follow_the_counts(configured, loaded_dit):
     assert probe_plan.attack_flops(cost, 100.0, 10.0) == 2 * 100 + 3 * 200 + 5 * 10 + 7
     config = configured("esd")
     terms = probe_plan.terms_of(config, named("small"), budget="quick")
-    one, four = (probe_plan.costs(["classifier_guidance"], terms, 10.0, num_attacked=count) for count in (1, 4))
+    one, four = (probe_plan.costs(["classifier_guidance"], terms, 10.0, num_attacks=count) for count in (1, 4))
     trained = probe_cost("classifier_guidance", terms).training_flops
     one, four = (1e12 * each["classifier_guidance"]["tflop"] - trained for each in (one, four))
     assert four == pytest.approx(4 * one)

@@ -11,9 +11,10 @@ from erase.batch import units
 from erase.batch.gather import gather
 from erase.batch.progress import failure_text, failures_of, status, status_text
 from erase.batch.shard_file import read_shard
+from erase.rundir import RunDir
 from eval import evaluate as evaluation
 from eval.blocks import score_block
-from eval.evaluate import read_record
+from eval.evaluate import read_record, write_record
 from eval.probe import Budget
 from pipelines.errors import MissingError
 
@@ -160,6 +161,26 @@ def test_an_attack_is_part_of_the_results(finished, planned, worked, monkeypatch
     assert [sorted(line["probes"]) for line in lines] == [[], ["unconditional_mass"]]
     assert [name for name, _ in table.rows] == ["original", "gradient_ascent"]
     assert [len(cell.values) for _, cells in table.rows for cell in cells] == [1, 1, 1, 2, 2, 2]
+
+
+def test_attacks_are_counted_and_made_on_every_erased_class(planned, worked, judged_model, pictures, monkeypatch):
+    monkeypatch.setitem(Budget.__init__.__kwdefaults__, "num_images", 6)
+    runs = {"model": judged_model, "methods": ["embedding_reset"], "classes": ["one", ["three", "four"]],
+            "data": pictures}  # fmt: skip
+    plan = planned("several", runs=[runs], probes=[{"names": ["unconditional_mass"]}])
+    one, two = sorted(plan.of_kind("probe"), key=lambda unit: unit.rows)
+    assert one.rows * 7 == two.rows * 4  # three subjects of each class and the control
+    gather(worked(plan))
+    lines = [json.loads(line) for line in plan.folder.results_path.read_text().splitlines()]
+    (classes,) = [line["by_class"]["unconditional_mass"] for line in lines if "by_class" in line]
+    assert list(classes) == ["3", "4"]
+
+    # One that was made on the first class alone is not done.
+    path = RunDir(two.run).results_path
+    record = read_record(path)
+    del record["by_class"]["unconditional_mass"]
+    write_record(record, path)
+    assert one.is_done(plan.folder) and not two.is_done(plan.folder)
 
 
 def test_models_that_are_there_are_scored_like_those_that_are_made(planned, worked, finished, pictures):
