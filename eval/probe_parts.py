@@ -50,6 +50,7 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
         "several": several and all(covers_all(record, name) for name in found),
         "headline": headline({name: [*rows_by_class(record, name).values()] for name in found}, outcomes, verdicts),
         "strongest": strongest(record, {name: outcomes[name] for name in telling(verdicts)}),
+        "unattacked": unattacked(record),
         "left": len(set(probe_names()) - set(found)),
         "floor": floor_words(found),
         "control": control_name(record, next(iter(found.values()))),
@@ -60,6 +61,12 @@ def attacks_view(record: Record, probes: Mapping[str, Mapping[str, ProbeResult]]
             for name in found
         ],
     }
+
+
+def unattacked(record: Record) -> list[str]:
+    """How often the erased and the retrained model give the class under its own label; empty where not measured."""
+    entries = (record.get(who, {}).get("forget_accuracy") for who in ("erased", "retrained"))
+    return [with_interval(entry, "share") if entry else "" for entry in entries]
 
 
 def control_name(record: Record, rows: Rows) -> str:
@@ -114,9 +121,10 @@ def without_floor(measured: Mapping[str, Mapping[str, Any]], *, made: int) -> st
         which = "The one attack made so far" if made == 1 else f"Of {made} attacks one tells by itself: it"
         return f"{which} brought the class back in {share} of images."
     few = sum(outcome["value"] <= WEAKENED for outcome in measured.values())
-    many = len(measured) - few or "None"
-    which = attacks(made) if made == len(measured) else f"the {len(measured)} of {made} attacks that tell by themselves"
-    return f"{many} of {which} brought the class back in more than {number(WEAKENED, 'share')} of images."
+    many, more_than = len(measured) - few or "none", f"in more than {number(WEAKENED, 'share')} of images"
+    if made == len(measured):
+        return f"{str(many).capitalize()} of {attacks(made)} brought the class back {more_than}."
+    return f"Of {attacks(made)} {len(measured)} tell by themselves; {many} of those brought the class back {more_than}."
 
 
 def attacks(count: int) -> str:

@@ -189,9 +189,12 @@ def appearance(record: Record) -> list[dict[str, Any]]:
     per_label = record["erased"].get("erased_top_share", {}).get("detail", {}).get("per_class", {})
     for label, entry in per_label.items():
         total = sum(entry["counts"].values())
-        bars = [(class_name(record, seen), count / total) for seen, count in entry["counts"].items()]
-        rest = sum(share for _, share in bars[MAX_SEEN_BARS:])
-        bars = bars[:MAX_SEEN_BARS] + ([("all others", rest)] if rest else [])
+        bars = [
+            (class_name(record, seen), count / total, int(seen) in record["forget_classes"])
+            for seen, count in entry["counts"].items()
+        ]
+        rest = sum(share for _, share, _ in bars[MAX_SEEN_BARS:])
+        bars = bars[:MAX_SEEN_BARS] + ([("all others", rest, False)] if rest else [])
         entropy = number(entry["entropy"], "bits")
         found.append({"name": class_name(record, label), "bars": bars, "entropy": entropy, "n": f"{total:,}"})
     return found

@@ -14,6 +14,7 @@ Record = Mapping[str, Any]
 # What a reader wants to know first; values of other metrics follow in the order of their files.
 FIRST = (
     "forget_accuracy",
+    "forget_accuracy_any",
     "retain_accuracy",
     "neighbour_accuracy",
     "leakage",

@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.by_class import covers_all
 from eval.evaluate import write_record
-from eval.gates import Gate, failed_gates
+from eval.gates import Gate, failed_gates, judged
 from eval.protocol import Protocol
 from pipelines.errors import GateFailedError, UsageError
 
@@ -21,12 +21,12 @@ from .scoring import PROBE
 
 def hold_gates(
     result: Result, gates: Sequence[Gate], *, retrained: str | None = None, device: str, progress: bool
-) -> None:
-    """Raise ``GateFailedError`` naming each gate that a finished run fails; probes that gates need are run first.
+) -> list[str]:
+    """Hold a finished run to its gates, after the probes that they need; returns a sentence for each.
 
     ``retrained`` is a model that never saw the erased classes, the floor of every recovery. An outcome that the record
     has already counts as it is, unless it lacks this floor or one of the classes. The record and the report of the run
-    tell its gates.
+    tell its gates. Raises ``GateFailedError`` naming each that fails.
     """
     record = result.scores
     noted = not gates or record.get("gates") == list(map(str, gates))
@@ -39,6 +39,7 @@ def hold_gates(
         redraw_report(result, record)
     if failures := failed_gates(gates, record):
         raise GateFailedError("; ".join(failures))
+    return [f"{each.gate} holds: {each.finding}" for each in judged(gates, record)]
 
 
 def lacks(record: Mapping[str, Any], name: str, retrained: str | None) -> bool:

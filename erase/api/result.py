@@ -15,7 +15,10 @@ from ..rundir import RunDir
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SHOWN = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "frechet", "recall", "forget_degenerate_rate")
+SHOWN = (
+    "forget_accuracy", "forget_accuracy_any", "retain_accuracy", "neighbour_accuracy", "frechet", "recall",
+    "forget_degenerate_rate",
+)  # fmt: skip
 UNSCORED = "--protocol none leaves no scores; run it again with a protocol, which scores what is erased already"
 
 
@@ -67,7 +70,8 @@ class Result:
 
     def text(self) -> str:
         """The outcome for a terminal."""
-        from eval.words import attacked_name, caution, earlier_sentence, sentence
+        from eval.probe_parts import class_words
+        from eval.words import attacked_name, behind, caution, earlier_sentence, sentence
 
         done = "was finished before, nothing was run again: " if self.repeated else ""
         lines = [f"{done}{self.names} erased from {self.config.model} by {self.config.method} in {self.seconds:.0f} s"]
@@ -77,8 +81,8 @@ class Result:
             lines.append(f"  {told}")
         for probe, subjects in self.scores.get("probes", {}).items():
             values = ", ".join(f"{subject} {entry['value']:.1%}" for subject, entry in subjects.items())
-            about = " of ".join(filter(None, [probe.replace("_", " "), attacked_name(self.scores, subjects)]))
-            lines.append(f"  after {about}: {values}")
+            lines.append(f"  after {behind(probe.replace('_', ' '), attacked_name(self.scores, subjects))}: {values}")
+            lines += [f"    {words}" for words in [class_words(self.scores, probe)] if words]
         lines.append(f"  model   {self.run_dir / 'model'}")
         if self.scores:
             lines.append(f"  report  {self.run_dir / 'report.html'}")

@@ -27,6 +27,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from erase.api.requesting import Request
+    from erase.api.result import Result
     from eval.gates import Gate
 
 
@@ -65,7 +66,7 @@ def run(
     """Erase CLASS... (index, wnid or name); options of the method are flags too, see `erase methods NAME`."""
     from erase import api
     from erase.api import plan
-    from erase.api.gating import check_floor, hold_gates
+    from erase.api.gating import check_floor
     from pipelines.ranks import is_first, joined, on_first, shared_errors
 
     with joined():
@@ -88,7 +89,18 @@ def run(
         result = api.execute(asked, command=shown_command(), progress=True)
         if is_first():
             print_json(result.summary()) if as_json else click.echo(result.text())
-        on_first(lambda: hold_gates(result, gates, retrained=retrained, device=device, progress=True))
+        on_first(lambda: hold_and_tell(result, gates, retrained=retrained, device=device, quiet=as_json))
+
+
+def hold_and_tell(
+    result: "Result", gates: Sequence["Gate"], *, retrained: str | None, device: str, quiet: bool
+) -> None:
+    """Hold a run to its gates, and print what became of each unless one fails."""
+    from erase.api.gating import hold_gates
+
+    for sentence in hold_gates(result, gates, retrained=retrained, device=device, progress=True):
+        if not quiet:
+            click.echo(f"  {sentence}")
 
 
 def gate_attacks(asked: "Request", gates: Sequence["Gate"], retrained: str | None) -> dict[str, Any]:

@@ -143,6 +143,8 @@ def test_forget_accuracy_counts_the_class_that_was_asked_for():
     per_class = found.detail["per_class"]
     assert [(per_class[key]["value"], per_class[key]["n"]) for key in ("1", "4")] == [(1 / 3, 3), (1.0, 2)]
     assert values["forget_probability"].value == pytest.approx(3 / 5, abs=1e-6)
+    assert (values["forget_accuracy_any"].value, values["forget_accuracy_any"].n) == (4 / 5, 5)  # a one drawn as a four
+    assert "forget_accuracy_any" not in computed("forget_accuracy", [batch], context_of(forget_classes=(1,)))
 
 
 def test_non_finite_logits_recognise_nothing():

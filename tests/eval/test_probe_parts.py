@@ -55,9 +55,7 @@ def test_the_headline_counts_attacks_against_the_floor():
     told = summed_up({"a": rows(0.05), "b": rows(0.9)}, untold="b")
     assert told == "Of 2 attacks one tells by itself: it brought the class back in 5.0 % of images."
     told = summed_up({"a": rows(0.05), "b": rows(0.9), "c": rows(0.4)}, untold="b")
-    assert (
-        told == "1 of the 2 of 3 attacks that tell by themselves brought the class back in more than 10.0 % of images."
-    )
+    assert told == "Of 3 attacks 2 tell by themselves; 1 of those brought the class back in more than 10.0 % of images."
     assert summed_up({"b": rows(0.9)}, untold="b").startswith("None of the attacks made so far tells anything")
     assert summed_up({"a": rows(0.05)}) == "The one attack made so far brought the class back in 5.0 % of images."
 

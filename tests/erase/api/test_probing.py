@@ -75,7 +75,7 @@ def test_each_of_several_erased_classes_is_attacked(scored_two):
     report = (scored_two.run_dir / "report.html").read_text()
     assert "Are “three” and “four” gone, or only avoided?" in report and ", of which most came back; " in report
     told = dataclasses.replace(scored_two, scores=record).text()
-    assert re.search(r"after label mixing of (three|four): original", told)
+    assert re.search(r"after label mixing \((three|four)\): original", told)
     printed = CliRunner().invoke(command, [str(scored_two.run_dir), "label_mixing", "--json"], catch_exceptions=False)
     assert json.loads(printed.stdout)["by_class"]["label_mixing"] == by_class
 
@@ -132,7 +132,10 @@ def test_an_outcome_belongs_to_weights_budget_and_the_code_of_the_attack(scored,
 
 
 def test_gates_fail_by_name_and_run_the_probes_that_they_need(scored, monkeypatch):
-    hold_gates(scored, parse_gates("retain_drop<=1, retain_accuracy>=0"), device="auto", progress=False)
+    held = hold_gates(scored, parse_gates("retain_drop<=1, retain_accuracy>=0"), device="auto", progress=False)
+    assert [sentence.split(" is ")[0] for sentence in held] == [
+        "retain_drop<=1 holds: retain_drop", "retain_accuracy>=0 holds: retain_accuracy",
+    ]  # fmt: skip
     with pytest.raises(GateFailedError, match=r"^retain_accuracy>=2 fails: retain_accuracy is "):
         hold_gates(scored, parse_gates("retain_accuracy>=2, retain_drop<=1"), device="auto", progress=False)
     assert "1 of 2 gates failed." in (scored.run_dir / "report.html").read_text()
