@@ -34,17 +34,17 @@ AT_FULL = (1, 3, 8)  # classes of the full budget; *3* is relearned sooner than 
 EARLIER: Mapping[str, Any] = {"robust_label_life": 200, "retain_steps": 1, "retain_batch_size": 128}
 ATTEMPTS: Mapping[str, Mapping[str, Any]] = {
     "shipped": {},
+    "life 400": {"robust_label_life": 400},
+    "life 400, relearning simulated as well": {"robust_label_life": 400, "robust_target": "both"},
     "life 200": {"robust_label_life": 200},
     "life 200, one retain step of 128": EARLIER,
     "the same, weights averaged, half-life 15 steps": {**EARLIER, "average_half_life": 15.0},
     "life 200, two retain steps of 128, 200 outer steps": {**EARLIER, "retain_steps": 2, "steps": 200},
     "life 200, two retain steps of 128": {**EARLIER, "retain_steps": 2},
-    "relearning simulated as well": {"robust_target": "both"},
-    "relearning simulated alone": {"robust_target": "weights"},
 }
-BEFORE = "life 200, one retain step of 128"  # what was shipped before
 ALSO_FULL = {  # classes that an attempt is attacked on at the full budget as well
-    "shipped": AT_FULL, BEFORE: HARD, "relearning simulated as well": AT_FULL, "relearning simulated alone": AT_FULL,
+    "shipped": AT_FULL, "life 400": AT_FULL, "life 400, relearning simulated as well": (1,),
+    "life 200, one retain step of 128": HARD,
 }  # fmt: skip
 NOT_ATTACKED: Mapping[str, Any] = {}
 NAME = "default_attempts"

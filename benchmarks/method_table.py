@@ -1,15 +1,17 @@
-"""Every method at its defaults on the digits model: the table of the README.
+"""Every method at its defaults on the digits model: the figures of the README's table.
 
 python -m benchmarks.method_table             every method, a minute or two each and `retrain` a quarter of an hour
 python -m benchmarks.method_table sfron esd   these alone; rows that are there already stay in the table
 """
 
 import argparse
-import json
+from collections.abc import Mapping
 
-from benchmarks.erasures import ORIGINAL, RESULTS, Job, done_rows, run_jobs
+from benchmarks.erasures import ORIGINAL, RESULTS, Job, Row, done_rows, run_jobs
 from erase.method import method_names
 from erase.rundir import environment
+from pipelines.files import write_json
+from pipelines.text import markdown_table
 
 FORGET_CLASS = 3
 COLUMNS = {  # shares
@@ -25,16 +27,17 @@ def job(method: str) -> Job:
     return Job(method=method, forget_class=FORGET_CLASS, num_images=1000, restore=True, also=("forget_precision",))
 
 
-def markdown(results: dict[str, dict[str, float]]) -> str:
-    """The table of the README."""
-    lines = [f"| method | {' | '.join(COLUMNS.values())} | Frechet | time |", "|---" * (len(COLUMNS) + 3) + "|"]
-    for method, row in results.items():
-        if "diverged" in row:
-            lines.append(f"| `{method}` | diverged{' |' * len(COLUMNS)} | {row['seconds']:.0f} s |")
-            continue
-        shares = " | ".join(f"{row[column]:.1%}" for column in COLUMNS)
-        lines.append(f"| `{method}` | {shares} | {row['frechet']:.2f} | {row['seconds']:.0f} s |")
-    return "\n".join(lines)
+def markdown(results: Mapping[str, Row]) -> str:
+    """The figures of the README's table."""
+    rows = [[method if method == ORIGINAL else f"`{method}`", *cells(row)] for method, row in results.items()]
+    return markdown_table(["method", *COLUMNS.values(), "Frechet"], rows, text_columns=1)
+
+
+def cells(row: Row) -> list[str]:
+    """One method's figures; a word in the place of the first where there are none."""
+    if "diverged" in row:
+        return ["diverged", *[""] * len(COLUMNS)]
+    return [*(f"{row[column]:.1%}".replace("%", " %") for column in COLUMNS), f"{row['frechet']:.2f}"]
 
 
 def main() -> None:
@@ -57,7 +60,7 @@ def main() -> None:
         if (each.key, each.config().hash) in done
     }
     summary = {"forget_class": FORGET_CLASS, "results": results, "environment": environment()}
-    (RESULTS / "method_table.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(summary, RESULTS / "method_table.json")
     print(markdown(results))
 
 

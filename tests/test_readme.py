@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import beyond_budget, default_attempts, default_summary, posterior_quality
-from benchmarks.attacks import kept
-from benchmarks.erasures import RESULTS
+from benchmarks import beyond_budget, default_attempts, default_summary, method_table, posterior_quality
+from benchmarks.attacks import CONTROLS, by_key, kept
+from benchmarks.erasures import ORIGINAL, RESULTS
 from benchmarks.lines import kept_lines
-from benchmarks.probe_summary import tables
-from benchmarks.probe_table import subjects
+from benchmarks.probe_summary import strength, tables
+from benchmarks.probe_table import controls, subjects
 from erase.batch.jobs import read_jobs
 from erase.cli.demo import QUICK
 from erase.fields import flag
+from erase.method import method_names
 from pipelines.files import read_json
 
 SPEC = importlib.util.spec_from_file_location("pages", Path(__file__).with_name("pages.py"))
@@ -37,6 +38,30 @@ def test_the_tables_of_attacks_are_those_of_the_results():
     """``python -m benchmarks.probe_table`` prints them; none of their figures is typed."""
     told = tables(kept(subjects(default=False), RESULTS / "probe_table.jsonl"))
     assert pages.tables_not_in(README, told) == []
+
+
+def test_what_each_attack_finds_is_that_of_the_results():
+    """``python -m benchmarks.probe_table`` prints it last: a class there, hidden, absent and erased, and one kept."""
+    wanted = subjects(default=False)
+    lines, done = kept(wanted, RESULTS / "probe_table.jsonl"), by_key(CONTROLS)
+    kept_classes = {each.subject.forget_class: done[each.key] for each in controls(wanted)}
+    assert len(kept_lines(CONTROLS)) == len(kept_classes)
+    assert pages.tables_not_in(PROBES, strength(lines, kept_classes)) == []
+
+
+def test_the_table_of_methods_is_that_of_the_results():
+    """``python -m benchmarks.method_table`` prints it without what each method does; ``stability`` retrains."""
+    results = read_json(RESULTS / "method_table.json")["results"]
+    _, section = README.read_text().split("\n## Methods\n\n")
+    *told, retrain = [without_second_cell(line) for line in section.split("\n\n")[0].splitlines()]
+    assert results.keys() == {ORIGINAL, *method_names()} - {"retrain"} and retrain.startswith("| `retrain` |")
+    assert sorted(told) == sorted(method_table.markdown(results).splitlines())
+
+
+def without_second_cell(line: str) -> str:
+    """A line of a Markdown table."""
+    first, _, rest = line.removeprefix("| ").split(" | ", 2)
+    return f"| {first} | {rest}"
 
 
 def test_the_table_of_the_full_budget_is_that_of_the_results():

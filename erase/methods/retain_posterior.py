@@ -37,7 +37,7 @@ class RetainPosterior(Method):
         "retain_learning_rate": 4e-4,
         "robust": True,
         "robust_target": "label",
-        "robust_label_life": 400,
+        "robust_label_life": 1200,
         "forget_batch_size": 32,
         "retain_steps": 2,
     }
