@@ -10,7 +10,7 @@ Resumable: some twelve minutes of a core for each class and model; the models ar
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -109,7 +109,8 @@ def tables(lines: Mapping[Beyond, Line]) -> str:
             markdown_table(["row learned, steps", *counted(LONG.inversion_steps)], shares(long), text_columns=1)
         )
     if short:
-        rows = [[*row, half(job, curve)] for row, (job, curve) in zip(shares(short), short.items(), strict=True)]
+        halves = [half(curve, of=drawn) for curve, drawn in zip(short.values(), originals(short), strict=True)]
+        rows = [[*row, steps] for row, steps in zip(shares(short), halves, strict=True)]
         header = ["fine-tuned, steps", *counted(STEPWISE.relearning_steps), "until half"]
         texts.append(markdown_table(header, rows, text_columns=1))
     return "\n".join(texts)
@@ -128,11 +129,16 @@ def shares(curves: Mapping[Beyond, Curve]) -> list[list[str]]:
     ]
 
 
-def half(job: Beyond, curve: Curve) -> str:
-    """Steps until half of what the original draws at the full budget is back."""
-    original = by_key(YARDSTICKS)[Yardstick(who="original", forget_class=job.forget_class, budget="full").key]
-    found = steps_to_half(curve, of=original["probes"][job.attack]["value"])
-    return steps_in_words(found, last=curve[-1][0], digits=1)
+def originals(jobs: Iterable[Beyond]) -> list[float]:
+    """What the original draws under each attack at the full budget."""
+    done = by_key(YARDSTICKS)
+    keys = {job: Yardstick(who="original", forget_class=job.forget_class, budget="full").key for job in jobs}
+    return [done[key]["probes"][job.attack]["value"] for job, key in keys.items()]
+
+
+def half(curve: Curve, *, of: float) -> str:
+    """Steps until half of what the original draws is back."""
+    return steps_in_words(steps_to_half(curve, of=of), last=curve[-1][0], digits=1)
 
 
 def main() -> None:

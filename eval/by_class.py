@@ -6,8 +6,8 @@ from typing import Any
 
 from .probe import ProbeResult
 from .recovery import Entry, is_telling, recovery
+from .words import Record
 
-Record = Mapping[str, Any]
 Rows = Mapping[str, Entry]  # entries of one attack on one class by subject
 
 

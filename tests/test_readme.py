@@ -70,6 +70,8 @@ def test_the_table_of_the_full_budget_is_that_of_the_results():
     lines = {subject.forget_class: line for subject, line in found.items()}
     assert pages.tables_not_in(PROBES, default_summary.tables(dict(sorted(lines.items())))) == []
     assert pages.tables_not_in(README, default_summary.overview(lines)) == []
+    section = README.read_text().split("python -m\nbenchmarks.probe_table --default")[1].split(":\n\n")[1]
+    assert section.startswith(default_summary.overview(lines))
 
 
 def test_attacks_beyond_the_full_budget_are_those_of_the_results():
